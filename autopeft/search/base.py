@@ -1,0 +1,68 @@
+"""The contract of a searcher and the registry of searchers. Torch-free."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar, TypeVar
+
+import numpy as np
+
+from autopeft.errors import InputError, nearest
+from autopeft.trial import Problem, Proposal, Trial
+
+
+class Searcher(ABC):
+    """Proposes configurations from a problem and its history; stateless, a frozen dataclass of JSON options.
+
+    Rules, checked by `tests/contracts/test_searchers.py` for every registered searcher: proposals lie in the space and
+    satisfy the constraints; none repeats a configuration of the history, the pending trials or the same batch; the
+    same arguments and the same state of `rng` give the same proposals; fewer than `n` (even none) are allowed.
+    """
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def suggest(
+        self, problem: Problem, history: Sequence[Trial], pending: Sequence[Trial], n: int, rng: np.random.Generator
+    ) -> list[Proposal]:
+        """Returns up to `n` proposals.
+
+        Args:
+            problem: Space, objectives, constraints, budget.
+            history: Trials in a final state, in order of number; failed ones included.
+            pending: Trials proposed but not finished; nobody knows their quality yet.
+            n: How many are wanted.
+            rng: The only source of randomness; derived by the study from its seed and the number of trials ever
+                proposed, so a resumed study goes on as if it had never stopped.
+        """
+
+
+SEARCHERS: dict[str, type[Searcher]] = {}
+_S = TypeVar("_S", bound=Searcher)
+
+
+def register_searcher(kind: str) -> Callable[[type[_S]], type[_S]]:
+    """Registers a searcher under the name used in JSON and on the command line."""
+
+    def add(cls: type[_S]) -> type[_S]:
+        cls.kind = kind
+        SEARCHERS[kind] = cls
+        return cls
+
+    return add
+
+
+def make_searcher(kind: str, **options: object) -> Searcher:
+    """Returns the registered searcher; raises InputError naming the nearest known one.
+
+    Example:
+        >>> make_searcher("random").kind
+        'random'
+    """
+    if kind not in SEARCHERS:
+        raise InputError(f"unknown searcher '{kind}'", where="search.searcher", cure=nearest(kind, SEARCHERS))
+    try:
+        return SEARCHERS[kind](**options)
+    except TypeError as error:
+        raise InputError(f"searcher '{kind}' does not take these options: {error}", where="search.options") from None

