@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopeft.configuration import Configuration
+from autopeft.errors import InputError
 from autopeft.shapes import BackboneShape
 
 Point = tuple[int, ...]
 """One lattice point: for each dimension the index of the chosen value."""
+
+Points = NDArray[np.int64]
+"""Many lattice points, shape (n, d)."""
+
+ENUMERABLE = 200_000
+"""Largest lattice that code walks through point by point where random draws find nothing."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +36,14 @@ class Dimension:
         values: The choices, in order.
         kind: "size" (ordered sizes), "switch" (off, on), "rate" (ordered learning rates) or "choice" (unordered).
         layer: Layer the decision belongs to, or None for the whole network.
+        part: What it sizes ("serial", "lora" ...), equal for all layers; "" for switches and rates.
     """
 
     name: str
     values: tuple[Any, ...]
     kind: Literal["size", "switch", "rate", "choice"]
     layer: int | None = None
+    part: str = ""
 
 
 class Space(ABC):
@@ -57,8 +68,8 @@ class Space(ABC):
         """Number of valid points, by closed form."""
 
     @abstractmethod
-    def valid(self, point: Point) -> bool:
-        """Says whether the point is a configuration of its own (not everything off, no redundant choice)."""
+    def valid_rows(self, points: Points) -> NDArray[np.bool_]:
+        """Says for points of shape (n, d) which are configurations of their own (not everything off), shape (n,)."""
 
     @abstractmethod
     def configuration(self, point: Point) -> Configuration:
@@ -72,10 +83,21 @@ class Space(ABC):
     def to_dict(self) -> dict[str, Any]:
         """Returns a JSON-able form that `spaces.space_from_dict` reads."""
 
+    def stored_parameters(self, points: Points) -> NDArray[np.int64]:
+        """Returns the exact stored parameters of valid points of shape (n, d), shape (n,).
+
+        Equal to `configuration(point).count(shape).stored`; subclasses override it with something faster.
+        """
+        return np.array([self.configuration(as_point(p)).count(self.shape).stored for p in points], dtype=np.int64)
+
+    def valid(self, point: Point) -> bool:
+        """Says whether one point is valid (see `valid_rows`)."""
+        return bool(self.valid_rows(np.array([point], dtype=np.int64))[0])
+
     @cached_property
     def widths(self) -> NDArray[np.int64]:
         """Number of values per dimension, shape (d,)."""
-        return np.array([len(d.values) for d in self.dimensions])
+        return np.array([len(d.values) for d in self.dimensions], dtype=np.int64)
 
     def __contains__(self, configuration: object) -> bool:
         return isinstance(configuration, Configuration) and self.point(configuration) is not None
@@ -85,30 +107,36 @@ class Space(ABC):
 
         Args:
             rng: The only source of randomness.
+
+        Raises:
+            InputError: The space is empty, or its valid points are too rare to draw.
         """
-        while True:
-            point = tuple(int(rng.integers(n)) for n in self.widths)
-            if self.valid(point):
-                return self.configuration(point)
+        for _ in range(64):
+            points = rng.integers(self.widths, size=(64, len(self.widths)))
+            accepted = points[self.valid_rows(points)]
+            if len(accepted):
+                return self.configuration(as_point(accepted[0]))
+        if math.prod(int(n) for n in self.widths) <= ENUMERABLE:
+            remaining = list(self.enumerate())
+            if remaining:
+                return self.configuration(remaining[int(rng.integers(len(remaining)))])
+        raise InputError("no valid point was found in this space", where=self.kind, cure="allow more sizes or layers")
 
     def encode(self, configurations: Sequence[Configuration]) -> NDArray[np.float64]:
-        """Returns an (n, d) array with entries in [0, 1]: index / (number of values - 1) per dimension.
+        """Returns an (n, d) array with entries in [0, 1] (see `encode_rows`).
 
         Raises:
             KeyError: A configuration is not in the space.
         """
-        rows = np.zeros((len(configurations), len(self.dimensions)))
-        for row, configuration in zip(rows, configurations, strict=True):
-            point = self.point(configuration)
-            if point is None:
-                raise KeyError(f"configuration {configuration.id} is not in this space")
-            row[:] = np.asarray(point) / np.maximum(self.widths - 1, 1)
-        return rows
+        return self.encode_rows(np.array([self._require(c) for c in configurations]).reshape(-1, len(self.widths)))
+
+    def encode_rows(self, points: Points) -> NDArray[np.float64]:
+        """Returns points of shape (n, d) scaled to [0, 1]: index / (number of values - 1) per dimension."""
+        return points / np.maximum(self.widths - 1, 1)
 
     def decode(self, row: NDArray[np.float64]) -> Configuration | None:
         """Returns the configuration nearest to an encoded row of shape (d,), or None where that point is not valid."""
-        indices = np.rint(np.clip(row, 0.0, 1.0) * np.maximum(self.widths - 1, 1)).astype(int)
-        point = tuple(int(i) for i in indices)
+        point = as_point(np.rint(np.clip(row, 0.0, 1.0) * np.maximum(self.widths - 1, 1)))
         return self.configuration(point) if self.valid(point) else None
 
     def moves(self, point: Point) -> Iterator[Point]:
@@ -117,45 +145,60 @@ class Space(ABC):
         A move is one step along an ordered dimension, another value of a switch or choice, or a swap of everything
         two layers decided (single flips cannot move a module between layers at equal cost).
         """
-        seen = {point}
-        for candidate in (*self._steps(point), *self._swaps(point)):
-            if candidate not in seen and self.valid(candidate):
-                seen.add(candidate)
+        rows = self.move_rows(np.array([point], dtype=np.int64))
+        for candidate in dict.fromkeys(as_point(row) for row in rows):
+            if candidate != point:
                 yield candidate
+
+    def move_rows(self, points: Points) -> Points:
+        """Returns the valid points one move away from any row of points (n, d), shape (m, d); repeats are possible."""
+        found = []
+        for axis, dimension in enumerate(self.dimensions):
+            ordered = dimension.kind in ("size", "rate")
+            for offset in (-1, 1) if ordered else range(1, len(dimension.values)):
+                moved = points.copy()
+                moved[:, axis] += offset
+                if not ordered:
+                    moved[:, axis] %= len(dimension.values)
+                found.append(moved[(moved[:, axis] >= 0) & (moved[:, axis] < len(dimension.values))])
+        for left, right in self._swaps:
+            moved = points.copy()
+            moved[:, left], moved[:, right] = points[:, right], points[:, left]
+            found.append(moved[(moved != points).any(axis=1)])
+        rows = np.concatenate(found)
+        return rows[self.valid_rows(rows)]
 
     def neighbours(self, configuration: Configuration) -> list[Configuration]:
         """Returns the configurations one move away (see `moves`); raises KeyError for a configuration outside."""
-        point = self.point(configuration)
-        if point is None:
-            raise KeyError(f"configuration {configuration.id} is not in this space")
-        return [self.configuration(p) for p in self.moves(point)]
+        return [self.configuration(p) for p in self.moves(self._require(configuration))]
 
     def enumerate(self) -> Iterator[Point]:
         """Yields every valid point in lexicographic order; cost proportional to the full lattice."""
-        for index in np.ndindex(*(int(n) for n in self.widths)):
-            if self.valid(index):
-                yield tuple(int(i) for i in index)
+        widths = tuple(int(n) for n in self.widths)
+        total = math.prod(widths)
+        for start in range(0, total, 4096):
+            flat = np.arange(start, min(start + 4096, total))
+            rows = np.stack(np.unravel_index(flat, widths), axis=1).astype(np.int64)
+            yield from (as_point(row) for row in rows[self.valid_rows(rows)])
 
-    def _steps(self, point: Point) -> Iterator[Point]:
-        for axis, dimension in enumerate(self.dimensions):
-            here, last = point[axis], len(dimension.values) - 1
-            near = (here - 1, here + 1) if dimension.kind in ("size", "rate") else range(last + 1)
-            for value in near:
-                if 0 <= value <= last:
-                    yield (*point[:axis], value, *point[axis + 1 :])
+    def _require(self, configuration: Configuration) -> Point:
+        point = self.point(configuration)
+        if point is None:
+            raise KeyError(f"configuration {configuration.id} is not in this space")
+        return point
 
-    def _swaps(self, point: Point) -> Iterator[Point]:
+    @cached_property
+    def _swaps(self) -> tuple[tuple[list[int], list[int]], ...]:
         axes: dict[int, list[int]] = {}
         for axis, dimension in enumerate(self.dimensions):
             if dimension.layer is not None:
                 axes.setdefault(dimension.layer, []).append(axis)
-        layers = list(axes.values())
-        for i, left in enumerate(layers):
-            for right in layers[i + 1 :]:
-                swapped = list(point)
-                for a, b in zip(left, right, strict=True):
-                    swapped[a], swapped[b] = swapped[b], swapped[a]
-                yield tuple(swapped)
+        return tuple(itertools.combinations(axes.values(), 2))
+
+
+def as_point(row: NDArray[Any]) -> Point:
+    """Returns one row of a points array, shape (d,), as a tuple of Python integers."""
+    return tuple(int(i) for i in row)
 
 
 class SpaceTemplate(ABC):
@@ -164,6 +207,10 @@ class SpaceTemplate(ABC):
     @abstractmethod
     def on(self, shape: BackboneShape) -> Space:
         """Returns the space for a backbone; raises InputError where it does not fit."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a JSON-able form that `spaces.template_from_dict` reads."""
 
 
 def dimension_table(space: Space) -> list[Mapping[str, Any]]:
