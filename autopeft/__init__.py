@@ -11,9 +11,14 @@ Example:
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autopeft.version import __version__
+
+if TYPE_CHECKING:
+    from autopeft import presets, spaces, tasks
+    from autopeft.configuration import Configuration
+    from autopeft.pareto import ParetoFront
 
 __all__ = ["Adapter", "Configuration", "ParetoFront", "Study", "__version__", "presets", "spaces", "tasks"]
 

@@ -64,11 +64,15 @@ UNSAFE_CALLS = {
 
 @dataclass(frozen=True)
 class Imported:
-    """One imported module name, and whether the statement stands inside a function."""
+    """One imported module name, and whether the statement stands in a function or under `if TYPE_CHECKING`.
+
+    An import for type checkers is a dependency all the same: the order and the cycles count it.
+    """
 
     name: str
     line: int
     in_function: bool
+    typing_only: bool
 
 
 Sources = Mapping[str, str]
@@ -97,23 +101,26 @@ def row_of(module: str) -> int | None:
 def imports_of(source: str, known: Sources) -> Iterator[Imported]:
     """Yields every import, `import_module("...")` included; `from package import submodule` names the submodule."""
 
-    def visit(node: ast.AST, in_function: bool) -> Iterator[Imported]:
+    def visit(node: ast.AST, where: tuple[bool, bool]) -> Iterator[Imported]:
         if isinstance(node, ast.Import):
-            yield from (Imported(alias.name, node.lineno, in_function) for alias in node.names)
+            yield from (Imported(alias.name, node.lineno, *where) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = "." * node.level + (node.module or "")
             for alias in node.names:
                 inner = f"{base}.{alias.name}"
-                yield Imported(inner if inner in known else base, node.lineno, in_function)
+                yield Imported(inner if inner in known else base, node.lineno, *where)
         elif isinstance(node, ast.Call) and dotted(node.func).endswith("import_module") and node.args:
             target = node.args[0]
             if isinstance(target, ast.Constant) and isinstance(target.value, str):
-                yield Imported(target.value, node.lineno, in_function)
-        inside = in_function or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        for child in ast.iter_child_nodes(node):
-            yield from visit(child, inside)
+                yield Imported(target.value, node.lineno, *where)
+        in_function = where[0] or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for part, children in ast.iter_fields(node):
+            guarded = isinstance(node, ast.If) and part == "body" and dotted(node.test).endswith("TYPE_CHECKING")
+            for child in children if isinstance(children, list) else [children]:
+                if isinstance(child, ast.AST):
+                    yield from visit(child, (in_function, where[1] or guarded))
 
-    yield from visit(ast.parse(source), in_function=False)
+    yield from visit(ast.parse(source), (False, False))
 
 
 def dotted(node: ast.expr) -> str:
@@ -149,7 +156,7 @@ def against_the_order(sources: Sources) -> list[str]:
                 continue
             if there > here:
                 found.append(f"{module}:{item.line} ({ROWS[here].name}) imports {item.name} ({ROWS[there].name})")
-            elif ROWS[here].torch_free and not ROWS[there].torch_free:
+            elif ROWS[here].torch_free and not ROWS[there].torch_free and not item.typing_only:
                 found.append(f"{module}:{item.line} is torch-free and imports {item.name}, which is not")
     return found
 
@@ -181,7 +188,7 @@ def heavy_imports(sources: Sources) -> list[str]:
         row = row_of(module)
         free = row is None or ROWS[row].torch_free
         for item in imports_of(source, sources):
-            allowed = item.in_function or among(item.name, (NEEDS_EXTRA.get(module, ""),))
+            allowed = item.in_function or item.typing_only or among(item.name, (NEEDS_EXTRA.get(module, ""),))
             if not allowed and (among(item.name, EXTRAS) or (free and among(item.name, HEAVY))):
                 found.append(f"{module}:{item.line} imports {item.name} at module level")
     return found
@@ -325,6 +332,8 @@ PLANTED = [
     (heavy_imports, {"autopeft.cli.show": "from transformers import AutoModel"}),
     (heavy_imports, {"autopeft.tasks.files": "try:\n    import pyarrow.parquet\nexcept ImportError:\n    pass"}),
     (heavy_imports, {"autopeft.adapters.files": "import peft"}),
+    (heavy_imports, {"autopeft.study": "if TYPE_CHECKING:\n    import torch\nelse:\n    import torch"}),
+    (against_the_order, {"autopeft.trial": "if TYPE_CHECKING:\n    import autopeft.study", "autopeft.study": ""}),
     (cycles, {"autopeft.a": "import autopeft.b", "autopeft.b": "import autopeft.c", "autopeft.c": "import autopeft.a"}),
     (cycles, {"autopeft.s": "from autopeft.s import x", "autopeft.s.x": "from autopeft.s import Y"}),
     (unsafe, {"autopeft.study": "import pickle"}),
@@ -348,7 +357,7 @@ def test_a_planted_violation_is_found(rule, sources: Sources) -> None:
 
 
 ALLOWED = {
-    "autopeft": "from autopeft.version import __version__",
+    "autopeft": "from autopeft.version import __version__\nif TYPE_CHECKING:\n    import autopeft.training.loop",
     "autopeft.version": "__version__ = '0'",
     "autopeft.errors": "",
     "autopeft.modules.lora.spec": "from autopeft.errors import InputError",
