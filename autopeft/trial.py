@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from autopeft.configuration import Configuration
 from autopeft.errors import StudyError
+from autopeft.shapes import BackboneShape
 from autopeft.spaces.base import Space
 
 Direction = Literal["maximize", "minimize"]
@@ -84,6 +85,25 @@ class Objective:
     direction: Direction
     known: Callable[[Configuration], float] | None = None
     log: bool = False
+
+
+@dataclass(frozen=True)
+class StoredParameters:
+    """The known objective "parameters": stored parameters of a configuration on a backbone, without the head.
+
+    A searcher that meets this class, and not just any function, counts thousands of points at once.
+
+    Attributes:
+        shape: The backbone's shape.
+
+    Example:
+        >>> Objective("parameters", "minimize", known=StoredParameters(shape), log=True)  # doctest: +SKIP
+    """
+
+    shape: BackboneShape
+
+    def __call__(self, configuration: Configuration) -> float:
+        return float(configuration.count(self.shape).stored)
 
 
 @dataclass(frozen=True)

@@ -145,28 +145,37 @@ class Space(ABC):
         A move is one step along an ordered dimension, another value of a switch or choice, or a swap of everything
         two layers decided (single flips cannot move a module between layers at equal cost).
         """
-        rows = self.move_rows(np.array([point], dtype=np.int64))
+        rows, _ = self.move_rows(np.array([point], dtype=np.int64))
         for candidate in dict.fromkeys(as_point(row) for row in rows):
             if candidate != point:
                 yield candidate
 
-    def move_rows(self, points: Points) -> Points:
-        """Returns the valid points one move away from any row of points (n, d), shape (m, d); repeats are possible."""
-        found = []
+    def move_rows(self, points: Points) -> tuple[Points, NDArray[np.int64]]:
+        """Returns the valid points one move away from any row of points (n, d); repeats are possible.
+
+        Returns:
+            The points, shape (m, d), and for each the row of `points` it was reached from, shape (m,).
+        """
+        found, origins = [], []
+        rows = np.arange(len(points))
         for axis, dimension in enumerate(self.dimensions):
-            ordered = dimension.kind in ("size", "rate")
-            for offset in (-1, 1) if ordered else range(1, len(dimension.values)):
-                moved = points.copy()
-                moved[:, axis] += offset
-                if not ordered:
-                    moved[:, axis] %= len(dimension.values)
-                found.append(moved[(moved[:, axis] >= 0) & (moved[:, axis] < len(dimension.values))])
+            ordered, last = dimension.kind in ("size", "rate"), len(dimension.values) - 1
+            for offset in (-1, 1) if ordered else range(1, last + 1):
+                value = points[:, axis] + offset if ordered else (points[:, axis] + offset) % (last + 1)
+                inside = (value >= 0) & (value <= last)
+                moved = points[inside]
+                moved[:, axis] = value[inside]
+                found.append(moved)
+                origins.append(rows[inside])
         for left, right in self._swaps:
-            moved = points.copy()
-            moved[:, left], moved[:, right] = points[:, right], points[:, left]
-            found.append(moved[(moved != points).any(axis=1)])
-        rows = np.concatenate(found)
-        return rows[self.valid_rows(rows)]
+            differ = (points[:, left] != points[:, right]).any(axis=1)
+            moved = points[differ]
+            moved[:, left], moved[:, right] = moved[:, right], moved[:, left]
+            found.append(moved)
+            origins.append(rows[differ])
+        everything, origin = np.concatenate(found), np.concatenate(origins)
+        valid = self.valid_rows(everything)
+        return everything[valid], origin[valid]
 
     def neighbours(self, configuration: Configuration) -> list[Configuration]:
         """Returns the configurations one move away (see `moves`); raises KeyError for a configuration outside."""

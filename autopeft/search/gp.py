@@ -1,0 +1,283 @@
+"""Gaussian process regression with a sum of Matern-5/2 kernels, fitted by MAP with analytic gradients. Torch-free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.optimize import minimize
+
+Array = NDArray[np.float64]
+
+JITTER = 1e-6
+CONSTANT = 1.0
+_ROOT5 = math.sqrt(5.0)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One term of the kernel: an ARD Matern-5/2 over some columns of the inputs.
+
+    Attributes:
+        columns: Columns it reads.
+        amplitude: Prior median of its standard deviation, in standard deviations of the targets.
+        length_scale: Prior median of its length scales; None takes sqrt(d) exp(sqrt 2) for d columns, the
+            dimension-scaled prior of arXiv 2402.02229, sec. 4.
+        spread: Standard deviation of the log length scales around it.
+    """
+
+    columns: tuple[int, ...]
+    amplitude: float = 1.0
+    length_scale: float | None = None
+    spread: float = math.sqrt(3.0)
+
+    @property
+    def centre(self) -> float:
+        """Prior mean of the log length scales."""
+        if self.length_scale is not None:
+            return math.log(self.length_scale)
+        return math.sqrt(2.0) + 0.5 * math.log(len(self.columns))
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Priors of the logarithms of all hyperparameters: independent normals, and the kernel's terms.
+
+    Attributes:
+        blocks: Terms of the kernel, summed; a constant of variance 1 is added for the unknown mean.
+        noise: Prior median of the noise's standard deviation, in standard deviations of the targets.
+        noise_spread: Standard deviation of its logarithm.
+        amplitude_spread: Standard deviation of the logarithm of the amplitudes.
+    """
+
+    blocks: tuple[Block, ...]
+    noise: float = 0.2
+    noise_spread: float = 0.7
+    amplitude_spread: float = 0.7
+
+    @cached_property
+    def mean(self) -> Array:
+        """Mean of the log hyperparameters: per block its length scales then its amplitude, at the end the noise."""
+        parts = [[b.centre] * len(b.columns) + [math.log(b.amplitude)] for b in self.blocks]
+        return np.array([v for part in parts for v in part] + [math.log(self.noise)])
+
+    @cached_property
+    def deviation(self) -> Array:
+        """Standard deviations, in the same order."""
+        parts = [[b.spread] * len(b.columns) + [self.amplitude_spread] for b in self.blocks]
+        return np.array([v for part in parts for v in part] + [self.noise_spread])
+
+
+def kernel(prior: Prior, theta: Array, left: Array, right: Array) -> Array:
+    """Returns the covariances of inputs (n, p) and (m, p), shape (n, m), at log hyperparameters `theta`."""
+    total = np.full((len(left), len(right)), CONSTANT)
+    for block, part in zip(prior.blocks, _split(prior, theta), strict=True):
+        columns = list(block.columns)
+        scale = np.exp(-part[:-1])
+        total += np.exp(2 * part[-1]) * _matern(_distance(left[:, columns] * scale, right[:, columns] * scale))
+    return total
+
+
+def diagonal(prior: Prior, theta: Array) -> float:
+    """Returns the prior variance at any one input."""
+    return CONSTANT + float(sum(np.exp(2 * part[-1]) for part in _split(prior, theta)))
+
+
+def negative_log_posterior(theta: Array, prior: Prior, x: Array, y: Array, repeats: Array) -> tuple[float, Array]:
+    """Returns the negative log posterior of the log hyperparameters (up to a constant) and its gradient.
+
+    Args:
+        theta: Log hyperparameters, shape (h,), ordered as in `Prior.mean`.
+        prior: Kernel and priors.
+        x: Inputs, shape (n, p).
+        y: Standardised targets, shape (n,).
+        repeats: How many observations each target averages, shape (n,).
+
+    Cost: O(n^3 + n^2 p).
+    """
+    parts = _split(prior, theta)
+    covariance = np.full((len(x), len(x)), CONSTANT)
+    pieces = []
+    for block, part in zip(prior.blocks, parts, strict=True):
+        scaled = x[:, list(block.columns)] * np.exp(-part[:-1])
+        root = _ROOT5 * _distance(scaled, scaled)
+        decay = np.exp(2 * part[-1] - root)
+        value = (1 + root + root**2 / 3) * decay
+        pieces.append((scaled, value, (5.0 / 3.0) * (1 + root) * decay))
+        covariance += value
+    noise = np.exp(2 * theta[-1]) / repeats
+    covariance[np.diag_indices_from(covariance)] += noise + JITTER
+    try:
+        factor = cholesky(covariance, lower=True, check_finite=False)
+    except np.linalg.LinAlgError:
+        return 1e10, np.zeros_like(theta)
+    weights = cho_solve((factor, True), y, check_finite=False)
+    inverse = cho_solve((factor, True), np.eye(len(x)), check_finite=False)
+    value_ = 0.5 * float(y @ weights) + float(np.log(np.diag(factor)).sum())
+    # d(-log likelihood) / d theta = -1/2 tr((w w^T - K^-1) dK / d theta)
+    outer = np.outer(weights, weights) - inverse
+    gradient: list[float] = []
+    for scaled, value, slope in pieces:
+        mixed = outer * slope
+        pairs = scaled**2
+        by_column = 2 * (mixed.sum(axis=1) @ pairs - np.einsum("ip,ip->p", scaled, mixed @ scaled))
+        gradient.extend((-0.5 * by_column).tolist())
+        gradient.append(-float((outer * value).sum()))
+    gradient.append(-float(np.diag(outer) @ noise))
+    away = (theta - prior.mean) / prior.deviation
+    return value_ + 0.5 * float(away @ away), np.array(gradient) + away / prior.deviation
+
+
+@dataclass(frozen=True)
+class GaussianProcess:
+    """A fitted process: f ~ GP(0, k) on standardised targets, observed with independent normal noise.
+
+    Attributes:
+        prior: Kernel and priors.
+        theta: Log hyperparameters.
+        x: Inputs, shape (n, p).
+        y: Standardised targets, shape (n,).
+        repeats: Observations per target, shape (n,).
+        centre: What was subtracted from the targets.
+        scale: What they were then divided by.
+
+    Example:
+        >>> gp = fit(x, y, Prior((Block((0, 1)),)))  # doctest: +SKIP
+        >>> mean, deviation = gp.predict(x)  # doctest: +SKIP
+    """
+
+    prior: Prior
+    theta: Array
+    x: Array
+    y: Array
+    repeats: Array
+    centre: float
+    scale: float
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of one observation, in the units of the targets."""
+        return float(np.exp(self.theta[-1])) * self.scale
+
+    @cached_property
+    def _factor(self) -> Array:
+        covariance = kernel(self.prior, self.theta, self.x, self.x)
+        covariance[np.diag_indices_from(covariance)] += np.exp(2 * self.theta[-1]) / self.repeats + JITTER
+        return np.asarray(cholesky(covariance, lower=True, check_finite=False))
+
+    def predict(self, x: Array) -> tuple[Array, Array]:
+        """Returns posterior mean and standard deviation of the noise-free function, in the units of the targets.
+
+        Args:
+            x: Inputs, shape (m, p).
+
+        Returns:
+            Two arrays of shape (m,).
+        """
+        cross = kernel(self.prior, self.theta, self.x, x)
+        mean = cross.T @ cho_solve((self._factor, True), self.y, check_finite=False)
+        reduced = solve_triangular(self._factor, cross, lower=True, check_finite=False)
+        variance = np.maximum(diagonal(self.prior, self.theta) - (reduced**2).sum(axis=0), 0.0)
+        return self.centre + self.scale * mean, self.scale * np.sqrt(variance)
+
+    def paths(self, extra: Array, draws: int, rng: np.random.Generator) -> Paths:
+        """Draws functions from the posterior, known at the observed inputs and at `extra` (arXiv 2002.09309, eq. 13).
+
+        Args:
+            extra: Further inputs, shape (e, p), such as those of pending trials.
+            draws: Number s of functions.
+            rng: Source of the draws.
+
+        Returns:
+            The functions' values at the observed and extra inputs, and what predicts them elsewhere.
+        """
+        known = np.vstack([self.x, extra])
+        covariance = kernel(self.prior, self.theta, known, known)
+        inner = covariance.copy()
+        inner[np.diag_indices_from(inner)] += JITTER
+        factor = np.asarray(cholesky(inner, lower=True, check_finite=False))
+        n = len(self.x)
+        normal = rng.standard_normal((len(known) + n, draws))
+        start = factor @ normal[: len(known)]
+        noise = (np.exp(self.theta[-1]) / np.sqrt(self.repeats))[:, None] * normal[len(known) :]
+        residual = cho_solve((self._factor, True), self.y[:, None] - start[:n] - noise, check_finite=False)
+        # K^-1 f without ever multiplying f by an ill-conditioned inverse: the prior part is L^-T z.
+        weights = np.asarray(solve_triangular(factor, normal[: len(known)], lower=True, trans="T", check_finite=False))
+        weights[:n] += residual
+        values = start + inner[:, :n] @ residual
+        return Paths(self, known, factor, weights, self.centre + self.scale * values)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Functions drawn from a posterior, known at some inputs; between them they are uncertain.
+
+    Attributes:
+        gp: The process they were drawn from.
+        known: Inputs where their values are known, shape (k, p).
+        factor: Cholesky factor of the covariance there, shape (k, k).
+        weights: The covariance's inverse times the values, standardised, shape (k, s).
+        values: The values, in the units of the targets, shape (k, s).
+    """
+
+    gp: GaussianProcess
+    known: Array
+    factor: Array
+    weights: Array
+    values: Array
+
+    def predict(self, x: Array) -> tuple[Array, Array]:
+        """Returns the mean of every function, shape (m, s), and the standard deviation they share, shape (m,)."""
+        cross = kernel(self.gp.prior, self.gp.theta, self.known, x)
+        reduced = solve_triangular(self.factor, cross, lower=True, check_finite=False)
+        variance = np.maximum(diagonal(self.gp.prior, self.gp.theta) - (reduced**2).sum(axis=0), 1e-12)
+        return self.gp.centre + self.gp.scale * (cross.T @ self.weights), self.gp.scale * np.sqrt(variance)
+
+
+def fit(x: Array, y: Array, prior: Prior, repeats: Sequence[int] | Array | None = None) -> GaussianProcess:
+    """Fits the hyperparameters by MAP with L-BFGS-B from the prior's centre; deterministic.
+
+    Args:
+        x: Inputs, shape (n, p), n at least 1.
+        y: Targets, shape (n,), finite.
+        prior: Kernel and priors.
+        repeats: How many observations each target averages, shape (n,); ones where None.
+
+    Cost: O(n^3 + n^2 p) per iteration, at most 60 iterations.
+    """
+    counts = np.ones(len(y)) if repeats is None else np.asarray(repeats, dtype=float)
+    centre, scale = float(np.mean(y)), float(np.std(y))
+    scale = scale if scale > 1e-9 * max(1.0, abs(centre)) else 1.0
+    standard = (np.asarray(y, dtype=float) - centre) / scale
+    bounds = [(m - 4 * s, m + 4 * s) for m, s in zip(prior.mean, prior.deviation, strict=True)]
+    found: Any = minimize(
+        negative_log_posterior,
+        prior.mean,
+        args=(prior, x, standard, counts),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=bounds,
+        options={"maxiter": 60},
+    )
+    return GaussianProcess(prior, np.asarray(found.x), x, standard, counts, centre, scale)
+
+
+def _split(prior: Prior, theta: Array) -> list[Array]:
+    ends = np.cumsum([len(b.columns) + 1 for b in prior.blocks])
+    return np.split(theta[:-1], ends[:-1])
+
+
+def _distance(left: Array, right: Array) -> Array:
+    squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None, :] - 2 * left @ right.T
+    return np.asarray(np.sqrt(np.maximum(squares, 0.0)))
+
+
+def _matern(distance: Array) -> Array:
+    root = _ROOT5 * distance
+    return np.asarray((1 + root + root**2 / 3) * np.exp(-root))
