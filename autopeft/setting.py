@@ -39,7 +39,7 @@ class Backbone:
         return Backbone(**{**data, "shape": BackboneShape.from_dict(data["shape"])})
 
 
-def describe(reference: str, revision: str | None = None) -> Backbone:
+def describe_backbone(reference: str, revision: str | None = None) -> Backbone:
     """Returns the described backbone without loading it: shape from `config.json`, fingerprint from its weights.
 
     Args:
@@ -50,7 +50,7 @@ def describe(reference: str, revision: str | None = None) -> Backbone:
         InputError: No model there, a family without a map, or demo weights that are not the expected ones.
 
     Example:
-        >>> describe("demo").shape.width  # doctest: +SKIP
+        >>> describe_backbone("demo").shape.width  # doctest: +SKIP
         384
     """
     folder = locate(reference, revision)

@@ -1,0 +1,124 @@
+"""Prefixes through transformers' attention interface: the prefix goes in front of the keys, positions do not move.
+
+One attention function and one mask function are registered per base implementation. The function looks for the
+sidecar of the calling attention module and is the base function where there is none. The mask of the real tokens is
+unchanged and padded with "visible" in front, so padded batches and causal masks stay right.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+from autopeft.backbones.sidecar import sidecar_of
+from autopeft.errors import InputError
+
+PREFIXED: Final = {"sdpa": "autopeft_sdpa", "eager": "autopeft_eager"}
+"""Base attention implementation to the one of ours that also carries prefixes."""
+
+AttentionFunction = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
+
+
+def with_prefix(
+    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Puts the calling module's prefixes in front of its keys and values.
+
+    Args:
+        module: The attention module; its sidecar holds the prefixes.
+        query: Shape (batch, heads, q, head_dim).
+        key: Shape (batch, kv_heads, k, head_dim).
+        value: Same shape as `key`.
+        mask: Boolean (True: visible) or additive, shape (batch or 1, heads or 1, q, k), or None: all visible, or
+            causal where the module says so.
+
+    Returns:
+        Keys, values and mask, longer by the prefix.
+    """
+    sidecar = sidecar_of(module)
+    prefixes = sidecar.prefixes() if sidecar is not None else []
+    if not prefixes:
+        return key, value, mask
+    batch, length = key.shape[0], sum(k.shape[1] for k, _ in prefixes)
+    # An absent mask of a causal module means tril over the true keys: make it explicit before the prefix moves it.
+    if mask is None and getattr(module, "is_causal", False) and query.shape[2] > 1:
+        causal = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=key.device).tril()
+        mask = causal[None, None]
+    if mask is not None:
+        mask = functional.pad(mask, (length, 0), value=True if mask.dtype == torch.bool else 0.0)
+    keys = [k.to(key.dtype).expand(batch, -1, -1, -1) for k, _ in prefixes]
+    values = [v.to(value.dtype).expand(batch, -1, -1, -1) for _, v in prefixes]
+    return torch.cat([*keys, key], dim=2), torch.cat([*values, value], dim=2), mask
+
+
+def _sdpa(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    key, value, attention_mask = with_prefix(module, query, key, value, attention_mask)
+    attended: tuple[torch.Tensor, torch.Tensor | None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, **kwargs
+    )
+    return attended
+
+
+def _eager(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    key, value, attention_mask = with_prefix(module, query, key, value, attention_mask)
+    return _own_eager(module)(module, query, key, value, attention_mask, **kwargs)
+
+
+def _own_eager(module: torch.nn.Module) -> AttentionFunction:
+    # Every modelling file of transformers defines its own eager function; the host class is ours, its base is theirs.
+    for cls in type(module).__mro__:
+        found = getattr(sys.modules[cls.__module__], "eager_attention_forward", None)
+        if found is not None:
+            function: AttentionFunction = found
+            return function
+    raise InputError(f"{type(module).__name__} has no eager attention", cure='load the backbone with "sdpa"')
+
+
+AttentionInterface.register("autopeft_sdpa", _sdpa)
+AttentionInterface.register("autopeft_eager", _eager)
+for _base, _ours in PREFIXED.items():
+    AttentionMaskInterface.register(_ours, ALL_MASK_ATTENTION_FUNCTIONS[_base])
+
+
+def implementation(model: PreTrainedModel) -> str:
+    """Returns the name of the model's attention implementation."""
+    return str(model.config._attn_implementation)
+
+
+def carry_prefixes(model: PreTrainedModel) -> str:
+    """Switches the model to the attention function that carries prefixes; returns the implementation it had.
+
+    Raises:
+        InputError: The implementation has no counterpart that carries prefixes.
+    """
+    base = implementation(model)
+    if base in PREFIXED:
+        model.set_attn_implementation(PREFIXED[base])
+    elif base not in PREFIXED.values():
+        raise InputError(
+            f"prefixes do not work with attention '{base}'",
+            where="attn_implementation",
+            cure=f"load the backbone with one of: {', '.join(PREFIXED)}",
+        )
+    return base

@@ -1,0 +1,194 @@
+"""Inject a configuration's modules into a backbone and eject them again, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from autopeft.backbones.attention import carry_prefixes
+from autopeft.backbones.sidecar import (
+    AttentionHost,
+    FfnBlockHost,
+    FfnOutputBlockHost,
+    LinearHost,
+    Sidecar,
+    host,
+    release,
+)
+from autopeft.configuration import Configuration, Placement
+from autopeft.errors import InputError
+from autopeft.families import Family, family_of, shape_of
+from autopeft.modules.build import build
+from autopeft.modules.layers import ModuleLayer, RebindingLayer
+from autopeft.shapes import BackboneShape, Slot
+
+Built = list[tuple[Placement, ModuleLayer]]
+
+
+@dataclass(frozen=True)
+class Injection:
+    """The modules of one configuration in one model.
+
+    Attributes:
+        model: The bare backbone they sit in.
+        configuration: What was injected.
+        name: Name of the layout.
+        built: Placements and their layers, in canonical order.
+        hosts: The modules that were made hosts.
+        attention: Attention implementation to put back, or None where no prefix needed another.
+    """
+
+    model: PreTrainedModel
+    configuration: Configuration
+    name: str
+    built: tuple[tuple[Placement, ModuleLayer], ...]
+    hosts: tuple[nn.Module, ...]
+    attention: str | None
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yields every trained parameter once, shared ones under their first name."""
+        seen: set[int] = set()
+        for placement, layer in self.built:
+            for name, parameter in layer.named_parameters():
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield f"{placement.slot}.{placement.module.kind}.{name}", parameter
+
+    def stored_state(self) -> dict[str, torch.Tensor]:
+        """Returns the tensors to save, named SLOT.KIND.TENSOR, reparameterisations ejected."""
+        return {
+            f"{placement.slot}.{placement.module.kind}.{name}": tensor
+            for placement, layer in self.built
+            for name, tensor in layer.stored_state().items()
+        }
+
+    def eject(self) -> None:
+        """Takes the modules out; the backbone is then bit for bit what it was before `inject`."""
+        for _, layer in self.built:
+            if isinstance(layer, RebindingLayer):
+                layer.unbind(self.model)
+        for module in self.hosts:
+            release(module, self.name)
+        if self.attention is not None:
+            self.model.set_attn_implementation(self.attention)
+
+
+def backbone_in(model: PreTrainedModel) -> PreTrainedModel:
+    """Returns the bare backbone inside a task model, or the model itself."""
+    return cast(PreTrainedModel, getattr(model, model.base_model_prefix, model))
+
+
+def shape_in(model: PreTrainedModel) -> BackboneShape:
+    """Returns the shape of a loaded model; raises InputError for a family without a map."""
+    return shape_of(model.config.to_dict())
+
+
+def inject(
+    model: PreTrainedModel,
+    configuration: Configuration,
+    *,
+    name: str = "default",
+    tensors: Mapping[str, torch.Tensor] | None = None,
+    make_sidecar: type[Sidecar] = Sidecar,
+) -> Injection:
+    """Builds a configuration's modules and attaches them to a backbone, whose own parameters are frozen.
+
+    The configuration is checked and every layer is built before the first one is attached, so a refusal leaves the
+    model as it was.
+
+    Args:
+        model: A transformers model of a known family, bare or with a task head.
+        configuration: What to insert.
+        name: Name of the layout; several layouts can share a model, the last one injected is active.
+        tensors: Stored tensors to load, named as `Injection.stored_state` names them; None: fresh weights, drawn from
+            torch's global generator in canonical order (seed it first).
+        make_sidecar: Class of the sidecars.
+
+    Raises:
+        InputError: The configuration does not fit the model, or tensors are missing, superfluous or of another shape.
+
+    Example:
+        >>> injection = inject(model, configuration); ...; injection.eject()  # doctest: +SKIP
+    """
+    backbone = backbone_in(model)
+    family, shape = family_of(backbone.config.model_type), shape_in(backbone)
+    configuration.check(shape)
+    built = _build(configuration, shape)
+    reference = next(backbone.parameters())
+    for _, layer in built:
+        layer.to(device=reference.device, dtype=reference.dtype)
+    if tensors is not None:
+        load_tensors(built, tensors)
+    has_prefix = any(p.slot.site == "attention" for p, _ in built)
+    attention = carry_prefixes(backbone) if has_prefix else None
+    backbone.requires_grad_(False)
+    hosts = []
+    for placement, layer in built:
+        if isinstance(layer, RebindingLayer):
+            layer.bind(backbone)
+            continue
+        module, mixin = _seam(backbone, family, placement.slot)
+        host(module, mixin, make_sidecar).add(name, placement.module.kind, layer)
+        hosts.append(module)
+    return Injection(backbone, configuration, name, tuple(built), tuple(hosts), attention)
+
+
+def load_tensors(built: Built, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Copies stored tensors into built layers; checks every name and shape before it changes the first one.
+
+    Raises:
+        InputError: Tensors are missing, superfluous or of another shape.
+    """
+    pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+    expected: set[str] = set()
+    for placement, layer in built:
+        prefix = f"{placement.slot}.{placement.module.kind}."
+        if isinstance(layer, RebindingLayer):
+            own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            layer.load_stored(own)
+            expected.update(prefix + key for key in own)
+            continue
+        for key, target in layer.state_dict().items():
+            expected.add(prefix + key)
+            given = tensors.get(prefix + key)
+            if given is None:
+                raise InputError("tensor is missing", where=prefix + key, cure="save the adapter again")
+            if given.shape != target.shape:
+                raise InputError(
+                    f"tensor has shape {tuple(given.shape)}, the configuration needs {tuple(target.shape)}",
+                    where=prefix + key,
+                    cure="use the weights saved with this configuration",
+                )
+            pairs.append((target, given))
+    if extra := sorted(tensors.keys() - expected):
+        raise InputError(f"{len(extra)} tensors belong to no module", where=extra[0], cure="save the adapter again")
+    with torch.no_grad():
+        for target, given in pairs:
+            target.copy_(given)
+
+
+def _build(configuration: Configuration, shape: BackboneShape) -> Built:
+    layers: dict[tuple[Slot, str], ModuleLayer] = {}
+    for members in configuration.groups:
+        module = members[0].module
+        for slot, layer in build(module, {p.slot: shape.at(p.slot) for p in members}).items():
+            layers[slot, module.kind] = layer
+    return [(p, layers[p.slot, p.module.kind]) for p in configuration.placements]
+
+
+def _seam(backbone: nn.Module, family: Family, slot: Slot) -> tuple[nn.Module, type]:
+    layer = cast(nn.ModuleList, backbone.get_submodule(family.stacks[slot.stack]))[slot.index]
+    if slot.site == "attention":
+        return layer.get_submodule(family.attention), AttentionHost
+    if slot.site == "ffn":
+        module = layer.get_submodule(family.ffn.module)
+        if family.ffn.form == "output_block":
+            return module, FfnOutputBlockHost
+        module.__dict__["autopeft_norm"] = (layer.get_submodule(family.ffn.norm),)
+        return module, FfnBlockHost
+    return layer.get_submodule(family.linears[slot.site]), LinearHost

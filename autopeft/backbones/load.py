@@ -1,0 +1,38 @@
+"""Load a described backbone and its tokenizer from disk or the hub."""
+
+from __future__ import annotations
+
+import torch
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from autopeft.errors import InputError
+from autopeft.families import fingerprint, locate
+from autopeft.setting import Backbone
+
+
+def load_backbone(backbone: Backbone, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Loads the bare model, frozen and in evaluation mode, after checking that its weights are the described ones.
+
+    Args:
+        backbone: The described backbone.
+        dtype: Type of its parameters.
+
+    Raises:
+        InputError: The weights on disk have another fingerprint.
+    """
+    folder = locate(backbone.reference, backbone.revision)
+    found = fingerprint(folder)
+    if found != backbone.sha256:
+        raise InputError(
+            f"weights have SHA-256 {found[:12]}..., expected {backbone.sha256[:12]}...",
+            where=backbone.reference,
+            cure="use the backbone the study was made with",
+        )
+    model: PreTrainedModel = AutoModel.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+    return model.eval().requires_grad_(False)
+
+
+def load_tokenizer(backbone: Backbone) -> PreTrainedTokenizerBase:
+    """Loads the backbone's tokenizer."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(locate(backbone.reference, backbone.revision))
+    return tokenizer

@@ -1,0 +1,69 @@
+"""BERT and RoBERTa: post-LN encoders that share one layout. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from autopeft.families.base import Family, FfnSeam, StockHead, encoder_shape, register_family
+from autopeft.shapes import BackboneShape
+
+BERT_LINEARS = {
+    "attention.query": "attention.self.query",
+    "attention.key": "attention.self.key",
+    "attention.value": "attention.self.value",
+    "attention.output": "attention.output.dense",
+    "ffn.up": "intermediate.dense",
+    "ffn.down": "output.dense",
+}
+BERT_FFN = FfnSeam("output", "output_block", "output.LayerNorm")
+_DEFAULTS = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+}
+
+
+def _shape(config: Mapping[str, Any]) -> BackboneShape:
+    d = config["hidden_size"]
+    tables = config["vocab_size"] + config["max_position_embeddings"] + config["type_vocab_size"]
+    return encoder_shape(
+        config["model_type"],
+        width=d,
+        layers=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        ffn=config["intermediate_size"],
+        outside_layers=tables * d + 2 * d + (d * d + d),
+    )
+
+
+register_family(
+    Family(
+        name="bert",
+        model_types=("bert",),
+        stacks={"encoder": "encoder.layer"},
+        attention="attention.self",
+        linears=BERT_LINEARS,
+        ffn=BERT_FFN,
+        stock_head=StockHead("bert.pooler.dense", "classifier", "tanh", pretrained_dense="pooler.dense"),
+        defaults=_DEFAULTS,
+        shape=_shape,
+    )
+)
+register_family(
+    Family(
+        name="roberta",
+        model_types=("roberta",),
+        stacks={"encoder": "encoder.layer"},
+        attention="attention.self",
+        linears=BERT_LINEARS,
+        ffn=BERT_FFN,
+        stock_head=StockHead("classifier.dense", "classifier.out_proj", "tanh"),
+        defaults={**_DEFAULTS, "vocab_size": 50265},
+        shape=_shape,
+    )
+)
