@@ -1,0 +1,122 @@
+"""Texts tokenised once, and batches cut from them by length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from autopeft.tasks.base import Examples
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch, padded to its longest text.
+
+    Attributes:
+        inputs: Keyword arguments of the backbone; "attention_mask" is among them. Each of shape (batch, tokens).
+        targets: Class indices or numbers, shape (batch,).
+    """
+
+    inputs: dict[str, torch.Tensor]
+    targets: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One split, tokenised: all texts end to end in contiguous tensors.
+
+    Attributes:
+        ids: Token ids, shape (total,).
+        types: Token type ids, shape (total,), or None where the backbone takes none.
+        starts: Offset of each text and the total, shape (n + 1,).
+        targets: Shape (n,): class indices (int64) or numbers (float32).
+        pad: Id of the padding token.
+    """
+
+    ids: torch.Tensor
+    types: torch.Tensor | None
+    starts: NDArray[np.int64]
+    targets: torch.Tensor
+    pad: int
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens per text, shape (n,)."""
+        return np.diff(self.starts)
+
+    def batch(self, rows: NDArray[np.int64]) -> Batch:
+        """Returns the texts at `rows` as one padded batch."""
+        length = int(self.lengths[rows].max())
+        ids = torch.full((len(rows), length), self.pad)
+        mask = torch.zeros((len(rows), length), dtype=torch.long)
+        types = None if self.types is None else torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            start, stop = int(self.starts[row]), int(self.starts[row + 1])
+            ids[i, : stop - start] = self.ids[start:stop]
+            mask[i, : stop - start] = 1
+            if types is not None and self.types is not None:
+                types[i, : stop - start] = self.types[start:stop]
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        return Batch(inputs if types is None else {**inputs, "token_type_ids": types}, self.targets[rows])
+
+
+def tokenise(tokenizer: PreTrainedTokenizerBase, examples: Examples, max_length: int) -> Tokens:
+    """Tokenises one split; texts longer than `max_length` tokens are cut.
+
+    Args:
+        tokenizer: The backbone's tokenizer.
+        examples: The split.
+        max_length: Tokens kept per text or pair.
+    """
+    pairs = list(examples.pairs) if examples.pairs is not None else None
+    encoded = tokenizer(list(examples.texts), pairs, truncation=True, max_length=max_length)
+    rows: Sequence[Sequence[int]] = encoded["input_ids"]
+    kinds: Sequence[Sequence[int]] | None = None
+    if "token_type_ids" in tokenizer.model_input_names:
+        kinds = encoded["token_type_ids"]
+    whole = np.issubdtype(examples.targets.dtype, np.integer)
+    return Tokens(
+        ids=torch.tensor([i for row in rows for i in row]),
+        types=None if kinds is None else torch.tensor([i for row in kinds for i in row]),
+        starts=np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64),
+        targets=torch.as_tensor(examples.targets, dtype=torch.long if whole else torch.float32),
+        pad=int(tokenizer.pad_token_id or 0),
+    )
+
+
+def by_length(tokens: Tokens, size: int) -> list[NDArray[np.int64]]:
+    """Returns the rows of every batch of an evaluation: all texts, sorted by length so that padding is small."""
+    order = np.argsort(tokens.lengths, kind="stable").astype(np.int64)
+    return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def bucketed(
+    tokens: Tokens, rows: NDArray[np.int64], size: int, rng: np.random.Generator, pool: int = 8
+) -> list[NDArray[np.int64]]:
+    """Returns the batches of one epoch: random order, with texts of similar length together.
+
+    Rows are shuffled, sorted by length within pools of `pool` batches, cut into batches, and the batches shuffled, so
+    that padding is small and every epoch differs.
+
+    Args:
+        tokens: The tokenised split.
+        rows: Rows to use.
+        size: Rows per batch.
+        rng: Controls the order.
+        pool: Batches sorted together; 1 gives plain shuffling.
+    """
+    order = rng.permutation(rows)
+    batches: list[NDArray[np.int64]] = []
+    for start in range(0, len(order), size * pool):
+        chunk = order[start : start + size * pool]
+        chunk = chunk[np.argsort(tokens.lengths[chunk], kind="stable")]
+        batches.extend(chunk[i : i + size] for i in range(0, len(chunk), size))
+    return [batches[i] for i in rng.permutation(len(batches))]
