@@ -1,0 +1,46 @@
+"""Running one job in this process: every exception becomes a failure with its kind. Torch-free."""
+
+from __future__ import annotations
+
+import traceback
+
+from autopeft.errors import TrainingError
+from autopeft.job import Job, Outcome
+from autopeft.study.executors.base import Evaluate, Failed, Finished, resolve
+from autopeft.trial import Failure
+
+# torch tells that memory ran out by a plain RuntimeError on a CPU; these are its words, and those of CUDA.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
+
+
+def perform(evaluate: Evaluate | str, job: Job) -> Finished | Failed:
+    """Runs a job and returns how it ended; raises nothing but what asks the process itself to stop.
+
+    Args:
+        evaluate: The function, or its name as "package.module:function".
+        job: The job.
+    """
+    try:
+        outcome = (resolve(evaluate) if isinstance(evaluate, str) else evaluate)(job)
+        if not isinstance(outcome, Outcome):
+            raise TypeError(f"evaluate returned {type(outcome).__name__}, not an Outcome")
+    except (Exception, SystemExit) as error:
+        return Failed(job.number, failure_of(error))
+    return Finished(job.number, outcome)
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Returns the record of an exception: its kind, its first line and its traceback.
+
+    Example:
+        >>> failure_of(MemoryError()).kind
+        'out_of_memory'
+    """
+    name, text = type(error).__name__, str(error)
+    memory = isinstance(error, MemoryError) or name == "OutOfMemoryError"
+    if isinstance(error, TrainingError):
+        kind, message = error.kind, text
+    else:
+        memory = memory or (isinstance(error, RuntimeError) and any(words in text.lower() for words in _NO_MEMORY))
+        kind, message = "out_of_memory" if memory else "error", f"{name}: {text}" if text else name
+    return Failure(kind, message.splitlines()[0][:500], "".join(traceback.format_exception(error)))

@@ -1,0 +1,187 @@
+"""Trial folders: the readable, self-checking record of every finished trial, and its files. Torch-free."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autopeft.errors import AutoPeftError, StudyError
+from autopeft.trial import Trial
+
+RECORD = "trial.json"
+_NUMBERED = re.compile(r"^\d{4,}$")
+_PART = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A stored record that cannot be trusted.
+
+    Attributes:
+        name: Which one: "trial 7", "event 3", "trials/0007/trial.json".
+        reason: What is wrong with it.
+    """
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+def canonical(value: Any) -> str:
+    """Returns the one JSON text of a value: sorted keys, no spaces; raises ValueError for NaN and infinity.
+
+    Example:
+        >>> canonical({"b": 1, "a": [2.0]})
+        '{"a":[2.0],"b":1}'
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def checksum(value: Any) -> str:
+    """Returns the SHA-256 of the canonical JSON of a value.
+
+    Example:
+        >>> checksum({})[:8]
+        '44136fa3'
+    """
+    return digest(canonical(value))
+
+
+def digest(text: str) -> str:
+    """Returns the SHA-256 of a text in UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes readable JSON that carries its own checksum: complete under `path`, or not there at all."""
+    sealed = {**content, "checksum": checksum(content)}
+    draft = path.with_name(f".{path.name}.new")
+    _write(draft, (json.dumps(sealed, indent=2, allow_nan=False) + "\n").encode())
+    draft.replace(path)
+    _sync(path.parent)
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Inverse of `write_sealed`; raises ValueError where the file cannot be read, is not JSON, or was altered."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot be read ({error})") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"is not JSON ({error})") from None
+    if not isinstance(content, dict) or not isinstance(content.get("checksum"), str):
+        raise ValueError("has no checksum")
+    stated = content.pop("checksum")
+    if stated != checksum(content):
+        raise ValueError("does not match its checksum")
+    return content
+
+
+class TrialFolders:
+    """The folders `trials/0000`, `trials/0001`, ... of a study directory.
+
+    A folder is written under a temporary name, synced and renamed, so that a folder with a plain number is complete.
+
+    Args:
+        folder: The study directory.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._root = folder / "trials"
+
+    def path(self, number: int) -> Path:
+        """Returns the folder of a trial, whether or not it exists."""
+        return self._root / f"{number:04d}"
+
+    def write(self, trial: Trial, files: Mapping[str, bytes]) -> None:
+        """Writes the folder of a finished trial, replacing what an interrupted attempt left.
+
+        Args:
+            trial: The final record.
+            files: Relative names and contents.
+
+        Raises:
+            StudyError: A name would leave the folder, or the disk refuses.
+        """
+        for name in files:
+            if name == RECORD or not all(_PART.match(part) for part in name.split("/")):
+                raise StudyError(f"'{name}' is not a name for a file of a trial", where=f"trial {trial.number}")
+        final = self.path(trial.number)
+        draft = self._root / f".{final.name}.new"
+        try:
+            self._root.mkdir(exist_ok=True)
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir()
+            for name, content in files.items():
+                (draft / name).parent.mkdir(parents=True, exist_ok=True)
+                _write(draft / name, content)
+            digests = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
+            write_sealed(draft / RECORD, {"trial": trial.to_dict(), "files": digests})
+            for folder in {draft, *((draft / name).parent for name in files)}:
+                _sync(folder)
+            self._replace(draft, final)
+        except OSError as error:
+            raise StudyError(
+                f"the trial's folder cannot be written ({error.strerror or error})",
+                where=f"trials/{final.name}",
+                cure="free some space there and run the same command again; finished trials are kept",
+            ) from error
+
+    def read(self, number: int) -> Trial:
+        """Returns the trial recorded in a folder; raises ValueError, saying why, where it cannot be trusted."""
+        folder = self.path(number)
+        content = read_sealed(folder / RECORD)
+        try:
+            trial, digests = Trial.from_dict(content["trial"]), dict(content["files"])
+        except (AutoPeftError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"is not a trial ({error!r})") from None
+        for name, stated in digests.items():
+            try:
+                actual = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            except OSError:
+                raise ValueError(f"its file {name} is missing") from None
+            if actual != stated:
+                raise ValueError(f"its file {name} does not match its checksum")
+        if trial.number != number:
+            raise ValueError(f"belongs to trial {trial.number}")
+        return trial
+
+    def numbers(self) -> Iterator[int]:
+        """Yields the numbers that have a complete folder, ascending."""
+        if self._root.is_dir():
+            yield from sorted(int(p.name) for p in self._root.iterdir() if _NUMBERED.match(p.name) and p.is_dir())
+
+    def _replace(self, draft: Path, final: Path) -> None:
+        if final.exists():
+            old = self._root / f".{final.name}.old"
+            shutil.rmtree(old, ignore_errors=True)
+            final.rename(old)
+            draft.rename(final)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            draft.rename(final)
+        _sync(self._root)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

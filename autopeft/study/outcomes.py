@@ -1,0 +1,60 @@
+"""From what a job returned to the record of its trial. Torch-free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from autopeft.job import Outcome
+from autopeft.study.folders import canonical
+from autopeft.trial import Failure, Problem, Trial, TrialStatus
+
+
+def ended(trial: Trial, result: Outcome | Failure, problem: Problem) -> Trial:
+    """Returns the final record of a trial.
+
+    Objectives that are known functions of the configuration are filled in. A number that is not finite fails the
+    trial, since no front and no model could use it; so does an objective that is missing.
+
+    Args:
+        trial: The record before.
+        result: What came of its job.
+        problem: Names the objectives.
+    """
+    if isinstance(result, Failure):
+        return replace(trial, status=TrialStatus.FAILED, failure=result)
+    try:
+        objectives = {name: float(value) for name, value in result.objectives.items()}
+        detail = _finite(result.detail)
+        canonical(detail)
+    except (TypeError, ValueError) as error:
+        failure: Failure | None = Failure("error", f"what the job returned cannot be stored ({error})")
+        return replace(trial, status=TrialStatus.FAILED, failure=failure, cost=result.cost)
+    objectives |= {o.name: float(o.known(trial.configuration)) for o in problem.objectives if o.known is not None}
+    failure = _unusable(objectives, problem)
+    if failure is not None:
+        return replace(trial, status=TrialStatus.FAILED, failure=failure, cost=result.cost, detail=detail)
+    return replace(trial, status=TrialStatus.COMPLETED, objectives=objectives, cost=result.cost, detail=detail)
+
+
+def _unusable(objectives: Mapping[str, float], problem: Problem) -> Failure | None:
+    for objective in problem.objectives:
+        if objective.name not in objectives:
+            return Failure("error", f"the job returned no '{objective.name}'")
+    for name, value in objectives.items():
+        if math.isnan(value):
+            return Failure("nan", f"{name} is not a number")
+        if math.isinf(value):
+            return Failure("infinite", f"{name} is infinite")
+    return None
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: a curve that ends in one keeps its place with null."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

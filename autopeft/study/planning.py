@@ -1,0 +1,92 @@
+"""What to do next, as functions of a study's definition and trials. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from autopeft.errors import StudyError
+from autopeft.study.definition import StudyDefinition
+from autopeft.trial import Proposal, Trial, TrialStatus
+
+
+def propose(definition: StudyDefinition, trials: Sequence[Trial], next_number: int, n: int) -> list[Proposal]:
+    """Has the searcher propose up to `n` configurations.
+
+    It is shown the search trials, and those baselines that lie in the space. Its generator is derived from the study's
+    seed and the number of search trials ever proposed. Every proposal gets the study's seed for its training.
+
+    Args:
+        definition: The study.
+        trials: All its trials.
+        next_number: Number of the next trial.
+        n: How many are wanted.
+
+    Raises:
+        StudyError: The searcher broke its contract.
+    """
+    problem, kind = definition.problem(), definition.searcher.kind
+    shown = [t for t in trials if t.proposal.purpose == "search" or is_known_baseline(definition, t)]
+    # Numbers of lost records count as well: the searcher must not repeat its random draws.
+    proposed = next_number - sum(t.proposal.purpose != "search" for t in trials)
+    proposals = definition.searcher.suggest(
+        problem,
+        [t for t in shown if t.status.final],
+        [t for t in shown if not t.status.final],
+        n,
+        np.random.default_rng((definition.seed, proposed)),
+    )
+    seen = {(t.configuration.id, t.proposal.budget) for t in shown}
+    for proposal in proposals:
+        key = (proposal.configuration.id, proposal.budget)
+        if key in seen or proposal.configuration not in definition.space:
+            raise StudyError(f"the searcher '{kind}' repeated a configuration or left the space", where=key[0])
+        if not problem.allows(proposal.configuration):
+            raise StudyError(f"the searcher '{kind}' broke a constraint", where=key[0])
+        seen.add(key)
+    return [replace(p, seed=definition.seed, purpose="search") for p in proposals]
+
+
+def baseline_proposals(definition: StudyDefinition, trials: Iterable[Trial]) -> list[Proposal]:
+    """Returns proposals of the baselines that have no trial yet."""
+    present = {t.proposal.note["name"] for t in trials if t.proposal.purpose == "baseline"}
+    return [
+        Proposal(configuration, definition.budget, definition.seed, purpose="baseline", note={"name": name})
+        for name, configuration in definition.baselines
+        if name not in present
+    ]
+
+
+def final_proposals(chosen: Trial, seeds: Iterable[int], splits: Sequence[str]) -> list[Proposal]:
+    """Returns proposals that repeat a trial's configuration with other seeds and score other splits."""
+    note = {"of": chosen.number, "splits": list(splits)}
+    return [replace(chosen.proposal, seed=seed, parent=None, purpose="final", note=note) for seed in seeds]
+
+
+def finals_of(trials: Iterable[Trial], number: int, splits: Sequence[str]) -> dict[int, Trial]:
+    """Returns by seed the final trials of a trial that score at least these splits, quality on the first of them.
+
+    Failed ones do not count: they may be tried again.
+    """
+    found = {}
+    for trial in trials:
+        note = trial.proposal.note
+        if trial.proposal.purpose == "final" and note["of"] == number and trial.status is not TrialStatus.FAILED:
+            scored = note["splits"]
+            if scored[0] == splits[0] and set(splits) <= set(scored):
+                found[trial.proposal.seed] = trial
+    return found
+
+
+def is_known_baseline(definition: StudyDefinition, trial: Trial) -> bool:
+    """Says whether a trial is a baseline that a searcher can make use of, since it lies in the space."""
+    return trial.proposal.purpose == "baseline" and trial.configuration in definition.space
+
+
+def counts(trial: Trial) -> bool:
+    """Says whether a trial counts towards the total: a configuration begun at its first rung, not interrupted."""
+    proposal = trial.proposal
+    first = proposal.purpose == "search" and proposal.parent is None
+    return first and trial.status is not TrialStatus.INTERRUPTED

@@ -1,0 +1,455 @@
+"""The study: a durable list of trials with all that decides them. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from autopeft.configuration import Configuration
+from autopeft.errors import InputError, StudyError, nearest
+from autopeft.heads import Head
+from autopeft.job import Job, Outcome
+from autopeft.pareto import ParetoFront
+from autopeft.search.base import Searcher, make_searcher
+from autopeft.setting import Backbone, Recipe, Setting, describe_backbone
+from autopeft.spaces.base import Space, SpaceTemplate
+from autopeft.study.database import StudyEvent
+from autopeft.study.definition import EVALUATE, StudyDefinition, library_versions
+from autopeft.study.driver import RunReport, TrainingStoppedError, Watch, drive
+from autopeft.study.executors.base import Executor
+from autopeft.study.executors.inline import InlineExecutor
+from autopeft.study.executors.process import ProcessExecutor
+from autopeft.study.folders import Damage
+from autopeft.study.front import StudyFront
+from autopeft.study.outcomes import ended
+from autopeft.study.planning import baseline_proposals, counts, final_proposals, finals_of, propose
+from autopeft.study.store import TEST_OPENED, Store
+from autopeft.tasks.base import Task
+from autopeft.trial import Budget, Failure, Proposal, Trial, TrialStatus, require_transition
+
+RETRIES = 2
+"""How often a trial is run again after its worker vanished; once more and it counts as crashed."""
+
+FINAL_SPLITS = ("validation", "selection")
+ExecutorChoice = Executor | Literal["process", "inline"]
+
+
+class Study:
+    """A search on disk; the only mutable thing of this package.
+
+    Everything it says is a function of its trials. Each step is durable before it is acted on, so a study whose process
+    was killed goes on with the same command: trials that were running are queued again with the same number,
+    configuration and seed, and with one worker the table ends as if nothing had happened.
+
+    Seeds: all search trials and baselines are trained with the study's seed, so that they see the same subset and
+    order of the data and differ by their configuration; the price, luck of one seed, is paid back by `train`, which
+    uses the fresh seeds seed + 1, seed + 2, ... The searcher's randomness is derived from the study's seed and the
+    number of search trials ever proposed.
+
+    Use `Study.create` and `Study.open`; one process at a time may have it open for writing.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._definition = StudyDefinition.from_dict(store.definition())
+        self._problem = self._definition.problem()
+
+    # -- opening -----------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def create(
+        path: str | Path,
+        *,
+        backbone: str | Backbone,
+        task: Task,
+        space: SpaceTemplate | Space,
+        trials: int = 60,
+        head: Head = Head(),  # noqa: B008 - a frozen value
+        recipe: Recipe = Recipe(),  # noqa: B008
+        objectives: Sequence[str] = ("quality", "parameters"),
+        constraints: Mapping[str, str | float] | None = None,
+        budget: Budget = Budget(0, 3),  # noqa: B008
+        searcher: str | Searcher = "bayes",
+        seed: int = 0,
+        baselines: Sequence[tuple[str, Configuration]] = (),
+        evaluate: str = EVALUATE,
+    ) -> Study:
+        """Makes a study and opens it for writing; the same study that is there already is opened and goes on.
+
+        Args:
+            path: Directory of the study.
+            backbone: Local folder, hub name, "demo", or a described backbone.
+            task: The data.
+            space: Where to search, before or after it knows its backbone.
+            trials: Total number of search trials; may differ from what is there already, and then extends it.
+            head: The task head.
+            recipe: Training choices of all trials.
+            objectives: Names in `OBJECTIVES`, "quality" first.
+            constraints: Upper bounds on known objectives, such as {"parameters": "0.5%"}.
+            budget: Fidelity of a full trial.
+            searcher: A searcher or the name of one.
+            seed: Seeds the searcher and the training of the trials.
+            baselines: Pairs of name and configuration trained beside the search.
+            evaluate: Function that trains one job, as "package.module:function".
+
+        Raises:
+            StudyError: The directory holds a study that differs; the message says in what.
+            InputError: An argument is refused.
+
+        Example:
+            >>> Study.create("runs/a", backbone="demo", task=task, space=spaces.autopeft())  # doctest: +SKIP
+        """
+        described = describe_backbone(backbone) if isinstance(backbone, str) else backbone
+        built = space.on(described.shape) if isinstance(space, SpaceTemplate) else space
+        if built.shape != described.shape:
+            raise InputError("the space was made for another backbone", where="space", cure="give its template")
+        definition = StudyDefinition(
+            setting=Setting(described, task.source, task.to_dict(), task.rows, head, recipe),
+            space=built,
+            searcher=make_searcher(searcher) if isinstance(searcher, str) else searcher,
+            trials=trials,
+            objectives=tuple(objectives),
+            constraints=dict(constraints or {}),
+            budget=budget,
+            seed=seed,
+            baselines=tuple(baselines),
+            evaluate=evaluate,
+            versions=library_versions(),
+        )
+        return Study.start(path, definition)
+
+    @staticmethod
+    def start(path: str | Path, definition: StudyDefinition) -> Study:
+        """Creates the study of a definition, or opens it for writing where it is there already (see `create`)."""
+        folder = Path(path)
+        if not Store.exists(folder):
+            return Study(Store.create(folder, definition.to_dict()))
+        study = Study.open(folder)
+        differences = study.definition.differences(definition)
+        if differences:
+            study.close()
+            more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+            raise StudyError(
+                f"another study is here ({'; '.join(differences[:3])}{more})",
+                where=str(path),
+                cure="name another directory with --study, or ask for the same as before",
+            )
+        study._set_total(definition.trials)
+        return study
+
+    @staticmethod
+    def open(path: str | Path, readonly: bool = False) -> Study:
+        """Opens a study; for writing, trials that were interrupted are queued again.
+
+        Args:
+            path: Its directory.
+            readonly: Only read, which works while another process runs it.
+
+        Raises:
+            StudyError: There is none, it is damaged, or another process writes it.
+
+        Example:
+            >>> with Study.open("runs/reviews", readonly=True) as study:  # doctest: +SKIP
+            ...     print(len(study.front))
+        """
+        store = Store.open(Path(path), readonly)
+        try:
+            study = Study(store)
+            if not readonly:
+                study._resume()
+        except BaseException:
+            store.close()
+            raise
+        return study
+
+    def close(self) -> None:
+        """Closes it and lets other processes write; safe to call twice."""
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path:
+        """Its directory."""
+        return self._store.folder
+
+    @property
+    def definition(self) -> StudyDefinition:
+        """What it is."""
+        return self._definition
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """All trials in order of number: baselines, search and final ones."""
+        return self._store.trials()
+
+    @property
+    def baselines(self) -> tuple[Trial, ...]:
+        """The baselines' trials; `proposal.note["name"]` is the name."""
+        return tuple(t for t in self.trials if t.proposal.purpose == "baseline")
+
+    @property
+    def front(self) -> StudyFront:
+        """The Pareto front of the completed search trials."""
+        searched = [t for t in self.trials if t.proposal.purpose == "search"]
+        pareto = ParetoFront.of(searched, self._problem.objectives)
+        shape = self.definition.setting.backbone.shape
+        return StudyFront(pareto, shape, lambda n, seeds, workers: self.train(n, seeds, workers=workers), self.folder)
+
+    @property
+    def events(self) -> tuple[StudyEvent, ...]:
+        """What happened, in order: every change of state, every opening of the test split."""
+        return self._store.events()
+
+    @property
+    def damaged(self) -> tuple[Damage, ...]:
+        """Records that could not be trusted when the study was opened, by name."""
+        return self._store.damaged
+
+    @property
+    def missing(self) -> int:
+        """How many search trials have yet to be proposed to reach the total."""
+        return max(0, self.definition.trials - sum(counts(t) for t in self.trials))
+
+    def trial(self, number: int) -> Trial:
+        """Returns one trial; raises StudyError where there is none of that number."""
+        return self._store.trial(number)
+
+    def folder(self, number: int) -> Path:
+        """Returns the folder of a finished trial: `trial.json` and the files of its adapter."""
+        return self._store.trial_folders.path(number)
+
+    # -- ask and tell ------------------------------------------------------------------------------------------------
+
+    def ask(self, n: int = 1) -> list[Trial]:
+        """Has the searcher propose, and queues what it proposed.
+
+        Args:
+            n: How many are wanted.
+
+        Returns:
+            The queued trials: `n`, or fewer where the searcher has nothing more to propose now.
+
+        Raises:
+            StudyError: The searcher broke its contract, or the study is open for reading only.
+        """
+        return self._add(propose(self.definition, self.trials, self._store.next_number(), n))
+
+    def tell(self, number: int, result: Outcome | Failure) -> Trial:
+        """Records how a trial ended: its folder first, then its state.
+
+        Args:
+            number: A queued or running trial.
+            result: What came of it; a number that is not finite makes it a failure.
+
+        Raises:
+            StudyError: The trial has ended already, or the disk refuses; nothing is changed then.
+        """
+        trial = self.trial(number)
+        running = [replace(trial, status=TrialStatus.RUNNING)] if trial.status is TrialStatus.QUEUED else []
+        final = ended(trial, result, self._problem)
+        require_transition(running[0].status if running else trial.status, final.status, number)
+        files = result.files if isinstance(result, Outcome) and final.status is TrialStatus.COMPLETED else {}
+        self._store.trial_folders.write(final, files)
+        return self._store.advance(*running, final)
+
+    def begin(self, number: int) -> Job:
+        """Marks a queued trial as running and returns its job."""
+        trial = self._store.advance(replace(self.trial(number), status=TrialStatus.RUNNING))
+        proposal = trial.proposal
+        splits = tuple(proposal.note.get("splits", ("validation",)))
+        setting = self.definition.setting
+        return Job(number, proposal.configuration, proposal.budget, proposal.seed, setting, splits)
+
+    def lose(self, number: int, reason: str) -> Trial:
+        """Records that a worker vanished: the trial is queued again, or failed after `RETRIES` further attempts."""
+        losses = sum(bool(e.detail.get("lost")) for e in self._store.events("interrupted", number))
+        if losses >= RETRIES:
+            return self.tell(number, Failure("crashed", f"its worker vanished {losses + 1} times: {reason}"))
+        return self._requeue(self.trial(number), {"reason": reason, "lost": True})
+
+    def interrupt(self, number: int, reason: str) -> Trial:
+        """Records that a running trial was given up; it is queued when the study is next opened for writing."""
+        given_up = replace(self.trial(number), status=TrialStatus.INTERRUPTED)
+        return self._store.advance(given_up, detail={"reason": reason})
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        workers: int = 1,
+        executor: ExecutorChoice | None = None,
+        trials: int | None = None,
+        progress: Watch | None = None,
+    ) -> RunReport:
+        """Trains the baselines, then search trials until their total is reached.
+
+        Ctrl-C once ends after the running trials, twice or SIGTERM at once; either way the study can be resumed. A run
+        whose first five trials fail alike is stopped.
+
+        Args:
+            workers: Trials at once, each in a process of its own.
+            executor: "process" (default), "inline", or an executor, which is left open.
+            trials: New total of search trials; 20 on a study that has 13 runs 7.
+            progress: Called with each event and its trial.
+
+        Returns:
+            How it ended; failed trials do not stop it.
+
+        Example:
+            >>> study.run(workers=2).exit_code  # doctest: +SKIP
+            0
+        """
+        if trials is not None:
+            self._set_total(trials)
+        self._requeue_all({"reason": "it is run again"})
+        self._add(baseline_proposals(self.definition, self.trials))
+        report = self._drive(self._following, workers, executor, progress)
+        return replace(report, stopped="exhausted") if report.stopped == "finished" and self.missing else report
+
+    def train(
+        self,
+        number: int,
+        seeds: int = 3,
+        splits: Sequence[str] = FINAL_SPLITS,
+        workers: int = 1,
+        executor: ExecutorChoice | None = None,
+        progress: Watch | None = None,
+    ) -> list[Trial]:
+        """Trains a trial's configuration anew with fresh seeds: seed + 1, seed + 2, ... of the study.
+
+        What was trained before with the same seed and at least these splits is not trained again.
+
+        Args:
+            number: The trial to repeat.
+            seeds: How many seeds.
+            splits: Splits to score; the first gives the quality. The test split needs `open_test`.
+            workers: Trials at once.
+            executor: As for `run`.
+            progress: As for `run`.
+
+        Returns:
+            One finished trial per seed, purpose "final", completed or failed.
+
+        Raises:
+            InputError: The test split is named.
+            TrainingStoppedError: Ctrl-C or SIGTERM.
+        """
+        if "test" in splits:
+            raise InputError("the test split is not opened by the way", where="splits", cure="call open_test")
+        return self._finals(number, seeds, tuple(splits), workers, executor, progress)
+
+    def open_test(
+        self,
+        number: int,
+        seeds: int = 3,
+        workers: int = 1,
+        executor: ExecutorChoice | None = None,
+        progress: Watch | None = None,
+    ) -> list[Trial]:
+        """Does what `train` does and scores the test split too; that it was opened, when and for what is recorded.
+
+        Once a configuration was chosen by its test score, that score is no estimate any more; the record shows it.
+        """
+        return self._finals(number, seeds, (*FINAL_SPLITS, "test"), workers, executor, progress)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _finals(
+        self,
+        number: int,
+        seeds: int,
+        splits: tuple[str, ...],
+        workers: int,
+        executor: ExecutorChoice | None,
+        progress: Watch | None,
+    ) -> list[Trial]:
+        chosen = self.trial(number)
+        if chosen.proposal.purpose == "final":
+            of = chosen.proposal.note.get("of")
+            raise InputError(f"trial {number} is a final one itself", where="trial", cure=f"name trial {of}")
+        wanted = [self.definition.seed + 1 + k for k in range(seeds)]
+        self._requeue_all({"reason": "it is run again"})
+        missing = [seed for seed in wanted if seed not in finals_of(self.trials, number, splits)]
+        if missing and "test" in splits:
+            self._store.note(TEST_OPENED, number, {"seeds": missing})
+        self._add(final_proposals(chosen, missing, splits))
+        known = finals_of(self.trials, number, splits)
+        numbers = [known[seed].number for seed in wanted]
+
+        def following() -> Trial | None:
+            return next((t for t in self._queued() if t.number in numbers), None)
+
+        report = self._drive(following, workers, executor, progress)
+        if report.stopped in ("interrupted", "terminated"):
+            raise TrainingStoppedError(report)
+        return [self.trial(n) for n in numbers]
+
+    def _drive(
+        self, following: Callable[[], Trial | None], workers: int, executor: ExecutorChoice | None, watch: Watch | None
+    ) -> RunReport:
+        chosen = self._executor(executor or "process", workers) if not isinstance(executor, Executor) else executor
+        try:
+            return drive(self, following, chosen, watch or (lambda event, trial: None))
+        finally:
+            if chosen is not executor:
+                chosen.close()
+
+    def _executor(self, name: str, workers: int) -> Executor:
+        if workers < 1:
+            raise InputError(f"{workers} workers can run nothing", where="workers", cure="use 1 or more")
+        evaluate, threads = self.definition.evaluate, self.definition.setting.recipe.threads
+        if name == "process":
+            return ProcessExecutor(evaluate, workers, threads)
+        if name != "inline":
+            raise InputError(f"unknown executor '{name}'", where="executor", cure=nearest(name, ("process", "inline")))
+        if workers > 1:
+            raise InputError("the inline executor runs one trial at a time", where="workers", cure='use "process"')
+        return InlineExecutor(evaluate)
+
+    def _following(self) -> Trial | None:
+        """Returns the next trial of a search: what waits already, or a new proposal while the total allows."""
+        waiting = next((t for t in self._queued() if t.proposal.purpose != "final"), None)
+        if waiting is not None or self.missing == 0:
+            return waiting
+        return next(iter(self.ask(1)), None)
+
+    def _queued(self) -> Iterator[Trial]:
+        return (t for t in self.trials if t.status is TrialStatus.QUEUED)
+
+    def _add(self, proposals: Sequence[Proposal]) -> list[Trial]:
+        first = self._store.next_number()
+        added = [Trial(first + k, proposal) for k, proposal in enumerate(proposals)]
+        if added:
+            self._store.add(added)
+        return added
+
+    def _set_total(self, trials: int) -> None:
+        if trials != self.definition.trials:
+            self._definition = self.definition.extended(trials)
+            self._store.redefine(self._definition.to_dict())
+
+    def _resume(self) -> None:
+        """Queues what an earlier process left running or interrupted, and notes it."""
+        died = self._requeue_all({"reason": "the process that ran it is gone"})
+        if died:
+            self._store.note("resumed", detail={"trials": died})
+
+    def _requeue_all(self, detail: Mapping[str, Any]) -> list[int]:
+        unfinished = [t for t in self.trials if t.status in (TrialStatus.RUNNING, TrialStatus.INTERRUPTED)]
+        return [self._requeue(trial, detail).number for trial in unfinished]
+
+    def _requeue(self, trial: Trial, detail: Mapping[str, Any]) -> Trial:
+        interrupted = [replace(trial, status=TrialStatus.INTERRUPTED)] if trial.status is TrialStatus.RUNNING else []
+        return self._store.advance(*interrupted, replace(trial, status=TrialStatus.QUEUED), detail=detail)

@@ -1,0 +1,198 @@
+"""Jobs that cost nothing, and studies of them: quality by a formula, and every way a job can go wrong.
+
+The functions are named as "tests.contracts.cheap_jobs:NAME" and run in worker processes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from autopeft import search, spaces
+from autopeft.configuration import Configuration, Training
+from autopeft.errors import TrainingError
+from autopeft.families import shape_of
+from autopeft.job import Job, Outcome
+from autopeft.search.base import make_searcher
+from autopeft.setting import Backbone, Setting
+from autopeft.study.definition import StudyDefinition
+from autopeft.tasks.base import TaskSource
+from autopeft.trial import Budget, Cost, Trial
+
+assert search  # its import registers the searchers
+
+HERE = "tests.contracts.cheap_jobs"
+ROOT = Path(__file__).resolve().parents[2]
+SHAPE = shape_of(
+    {
+        "model_type": "bert",
+        "hidden_size": 12,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "vocab_size": 100,
+        "max_position_embeddings": 32,
+        "type_vocab_size": 2,
+    }
+)
+SOURCE = TaskSource(train="reviews.csv", text="review", label="stars")
+TASK: Mapping[str, Any] = {
+    "source": vars(SOURCE).copy(),
+    "kind": "classification",
+    "labels": ["bad", "good"],
+    "metric": "accuracy",
+    "sizes": {"train": 2, "validation": 1, "selection": 1, "test": 1},
+    "fingerprint": "f" * 64,
+}
+ROWS = {"train": (0, 1), "validation": (2,), "selection": (3,), "test": (4,)}
+
+
+def setting() -> Setting:
+    return Setting(Backbone("small-bert", "0" * 64, SHAPE), SOURCE, TASK, ROWS)
+
+
+def definition(job: str = "formula", **changes: Any) -> StudyDefinition:
+    """A study of cheap jobs: random search unless `changes` says otherwise."""
+    made = StudyDefinition(
+        setting=setting(),
+        space=spaces.autopeft(prefix=False).on(SHAPE),
+        searcher=make_searcher("random"),
+        trials=12,
+        budget=Budget(0, 1),
+        evaluate=f"{HERE}:{job}",
+    )
+    return replace(made, **changes)
+
+
+def some_job(number: int = 0, rate: float = 1e-3) -> Job:
+    return Job(number, Configuration((), Training(rate)), Budget(0, 1), 0, setting())
+
+
+def table(trials: tuple[Trial, ...]) -> list[dict[str, Any]]:
+    """What must not differ between two runs of one study: everything but cost and measured time."""
+    rows = []
+    for trial in trials:
+        row = replace(trial, cost=Cost()).to_dict()
+        row["objectives"] = {k: v for k, v in row["objectives"].items() if k not in ("seconds", "memory")}
+        rows.append(row)
+    return rows
+
+
+# -- jobs ----------------------------------------------------------------------------------------------------------------
+
+
+def formula(job: Job) -> Outcome:
+    """Quality from the configuration and the seed alone; the adapter's bytes follow from both too."""
+    began = time.perf_counter()
+    count = job.configuration.count(SHAPE).stored
+    step = math.log10(job.configuration.training.learning_rate) + 3.0
+    quality = 0.9 - 0.3 / (1.0 + count / 50.0) - 0.05 * step**2 + 1e-4 * (job.seed % 97)
+    seconds = time.perf_counter() - began
+    return Outcome(
+        {"quality": quality, "parameters": float(count), "seconds": seconds},
+        Cost(seconds, seconds, 1),
+        {"scores": {split: quality for split in job.splits}, "threads": os.environ.get("OMP_NUM_THREADS")},
+        {"adapter.safetensors": f"{job.configuration.id} {job.seed}".encode()},
+    )
+
+
+def slow(job: Job) -> Outcome:
+    """Leaves its mark in the file named by CHEAP_JOBS_LOG at its start, and takes about 50 ms."""
+    log(f"{job.number} {job.configuration.id} {os.getpid()}")
+    time.sleep(0.05)
+    return formula(job)
+
+
+def log(line: str) -> None:
+    path = os.environ.get("CHEAP_JOBS_LOG")
+    if path:
+        with Path(path).open("a") as stream:
+            stream.write(line + "\n")
+
+
+def hang(job: Job) -> Outcome:
+    """Sleeps without end where no Python signal handler would be run, and says that it began."""
+    log(f"{job.number} {job.configuration.id} {os.getpid()}")
+    ctypes.CDLL(None).sleep(600)
+    return formula(job)
+
+
+def raise_error(job: Job) -> Outcome:
+    raise ValueError(f"no weights in shard {job.number}\nsecond line")
+
+
+def raise_training_error(job: Job) -> Outcome:
+    raise TrainingError("the loss is not a number", kind="nan")
+
+
+def raise_memory_error(job: Job) -> Outcome:
+    raise MemoryError
+
+
+def allocate(job: Job) -> Outcome:
+    """Asks for 64 GiB."""
+    bytearray(1 << 36)
+    return formula(job)
+
+
+def leave(job: Job) -> Outcome:
+    print("the last words of the worker", file=sys.stderr, flush=True)
+    os._exit(3)
+
+
+def ask_to_exit(job: Job) -> Outcome:
+    sys.exit(1)
+
+
+def fault(job: Job) -> Outcome:
+    ctypes.string_at(0)
+    return formula(job)
+
+
+def killed_from_outside(job: Job) -> Outcome:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return formula(job)
+
+
+def killed_once(job: Job) -> Outcome:
+    """Is killed the first time it runs in the folder named by CHEAP_JOBS_LOG, and succeeds after that."""
+    mark = Path(os.environ["CHEAP_JOBS_LOG"])
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return formula(job)
+
+
+def return_nothing(job: Job) -> Outcome:
+    return None  # type: ignore[return-value]
+
+
+def return_a_function(job: Job) -> Outcome:
+    """Something that can neither travel between processes nor be stored."""
+    return replace(formula(job), detail={"curve": lambda: 0})
+
+
+def not_a_number(job: Job) -> Outcome:
+    return replace(formula(job), objectives={"quality": math.nan}, detail={"curve": [0.5, math.nan]})
+
+
+def infinite(job: Job) -> Outcome:
+    return replace(formula(job), objectives={"quality": math.inf})
+
+
+def no_quality(job: Job) -> Outcome:
+    return replace(formula(job), objectives={})
+
+
+def every_third_fails(job: Job) -> Outcome:
+    if job.number % 3 == 0:
+        raise ValueError("a third of them fail")
+    return formula(job)
