@@ -18,16 +18,16 @@ class TaskSource:
     """Where the data lies and what its columns mean; JSON, stored with a study so a worker can load it again.
 
     Attributes:
-        train: File (.csv, .tsv, .jsonl, .parquet), a Hugging Face data set name ("hf:NAME" or "hf:NAME/CONFIG"), or
-            "demo" for the built-in set.
+        train: File (.csv, .tsv, .jsonl, .ndjson, .json, .parquet), a Hugging Face data set name ("hf:NAME" or
+            "hf:NAME/CONFIG"), or "demo" for the built-in set.
         validation: File of the split the search sees, or None to draw it from `train`.
         selection: File of the split that compares the chosen few, or None to draw it from `train`.
         test: File of the split opened once at the end, or None to draw it from `train`.
         text: Column of the text.
         text_pair: Column of the second text of a pair, or None for single sentences.
         label: Column of the label (classes) or of the number (regression).
-        kind: "classification", "regression", or "auto": regression where the labels are not all whole numbers or
-            strings.
+        kind: "classification", "regression", or "auto": regression where every label is a number and either one is
+            not whole, or there are more than 20 different ones and fewer than 10 rows for each on average.
         metric: Name of the metric, or None: accuracy for classification, Spearman for regression.
         train_size: Number of training examples kept (None: all that the other splits leave).
         validation_size: Size drawn where the source has no such split: a number of examples, or a share below 1.
@@ -87,6 +87,7 @@ class Task:
         splits: Examples of "train", "validation", "selection" and "test". Read the test split through `open_test` only.
         rows: For each split, the row numbers in the file it was drawn from: what is stored with a study.
         fingerprint: SHA-256 over labels, texts and targets of all splits.
+        notes: What loading did that a user should know, a sentence each: duplicates dropped, how labels were read.
     """
 
     source: TaskSource
@@ -96,6 +97,7 @@ class Task:
     splits: Mapping[str, Examples]
     rows: Mapping[str, tuple[int, ...]]
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
     @property
     def outputs(self) -> int:
