@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from autopeft.adapters.card import model_card
 from autopeft.adapters.files import FORMAT, PEFT_TYPE, pack, read_config, read_tensors
-from autopeft.backbones import Injection, backbone_in, inject, load_backbone, load_tokenizer, shape_in
+from autopeft.backbones import Injection, backbone_in, inject, load_backbone, load_tokenizer, place_beside, shape_in
 from autopeft.configuration import Configuration
 from autopeft.errors import InputError
 from autopeft.families import family_of
@@ -193,8 +193,8 @@ def build_head(
             layer.load_state_dict(dict(tensors))
         except RuntimeError as error:
             raise InputError(f"the head's tensors do not fit: {error}", where="head", cure="save it again") from None
-    reference = next(backbone.parameters())
-    return layer.to(device=reference.device, dtype=reference.dtype)
+    place_beside(layer, next(backbone.parameters()))
+    return layer
 
 
 def load(folder: str | Path) -> Adapter:

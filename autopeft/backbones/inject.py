@@ -121,7 +121,7 @@ def inject(
     built = _build(configuration, shape)
     reference = next(backbone.parameters())
     for _, layer in built:
-        layer.to(device=reference.device, dtype=reference.dtype)
+        place_beside(layer, reference)
     if tensors is not None:
         load_tensors(built, tensors)
     has_prefix = any(p.slot.site == "attention" for p, _ in built)
@@ -133,9 +133,15 @@ def inject(
             layer.bind(backbone)
             continue
         module, mixin = _seam(backbone, family, placement.slot)
-        host(module, mixin, make_sidecar).add(name, placement.module.kind, layer)
+        host(module, mixin, str(placement.slot), make_sidecar).add(name, placement.module.kind, layer)
         hosts.append(module)
     return Injection(backbone, configuration, name, tuple(built), tuple(hosts), attention)
+
+
+def place_beside(layer: nn.Module, reference: torch.Tensor) -> None:
+    """Moves a fresh layer to a tensor's device and type; one on the meta device stays, its weights are still to come."""
+    on_meta = any(p.is_meta for p in layer.parameters())
+    layer.to(dtype=reference.dtype, device=None if on_meta else reference.device)
 
 
 def load_tensors(built: Built, tensors: Mapping[str, torch.Tensor]) -> None:

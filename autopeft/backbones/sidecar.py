@@ -14,32 +14,40 @@ import torch
 from torch import nn
 
 from autopeft.errors import InputError
-from autopeft.modules.layers import AttentionLayer, FfnLayer, LinearLayer, ModuleLayer
+from autopeft.modules.layers import AttentionLayer, FfnLayer, LinearLayer
 
 SIDECAR: Final = "autopeft_sidecar"
 """Name of the child that holds the inserted layers."""
 
 
 class Sidecar(nn.Module):
-    """The inserted layers of one host: adapter name -> module kind -> layer."""
+    """The inserted layers of one host: layout name -> module kind -> layer.
 
-    def __init__(self) -> None:
+    Args:
+        slot: Text form of the slot the host stands for; "" for the root of a model, which carries a head.
+    """
+
+    def __init__(self, slot: str) -> None:
         super().__init__()
+        self.slot = slot
         self.layouts = nn.ModuleDict()
         self.active: str | None = None
 
-    def add(self, name: str, kind: str, layer: ModuleLayer) -> None:
+    def add(self, name: str, kind: str, layer: nn.Module) -> None:
         """Adds a layer to the layout `name` and makes that layout the active one."""
         if name not in self.layouts:
             self.layouts[name] = nn.ModuleDict()
         cast(nn.ModuleDict, self.layouts[name])[kind] = layer
         self.active = name
 
+    def chosen(self) -> list[str]:
+        """Returns the names of the layouts that take part in the forward pass."""
+        return [] if self.active is None else [self.active]
+
     def layers(self) -> list[nn.Module]:
-        """Returns the active layout's layers, in order of insertion."""
-        if self.active is None or self.active not in self.layouts:
-            return []
-        return list(cast(nn.ModuleDict, self.layouts[self.active]).values())
+        """Returns the layers of the chosen layouts, in order of insertion."""
+        present = [cast(nn.ModuleDict, self.layouts[name]) for name in self.chosen() if name in self.layouts]
+        return [layer for layout in present for layer in layout.values()]
 
     def add_to_ffn(self, h: torch.Tensor, x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
         """Returns h plus every layer's term; all terms read the same h and x of shape (batch, tokens, d)."""
@@ -66,7 +74,7 @@ def sidecar_of(module: nn.Module) -> Sidecar | None:
     return cast(Sidecar | None, module._modules.get(SIDECAR))
 
 
-class _Host:
+class Host:
     """Common part of the mixins: rebuilding a host class that has no importable name."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -76,7 +84,7 @@ class _Host:
         return cast(Sidecar, cast(nn.Module, self)._modules[SIDECAR])
 
 
-class LinearHost(_Host):
+class LinearHost(Host):
     """A Linear that adds its sidecar's terms."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -84,7 +92,7 @@ class LinearHost(_Host):
         return self._sidecar().add_to_linear(y, x)
 
 
-class FfnOutputBlockHost(_Host):
+class FfnOutputBlockHost(Host):
     """An output block LN(dropout(dense(z)) + x) that adds its sidecar's terms before the sum."""
 
     def forward(self, hidden_states: torch.Tensor, input_tensor: torch.Tensor) -> torch.Tensor:
@@ -96,7 +104,7 @@ class FfnOutputBlockHost(_Host):
         return normed
 
 
-class FfnBlockHost(_Host):
+class FfnBlockHost(Host):
     """An FFN block h(x) whose layer adds x and normalises; the norm is known by reference, not as a child."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -104,7 +112,7 @@ class FfnBlockHost(_Host):
         return self._sidecar().add_to_ffn(h, x, cast(Any, self).autopeft_norm[0])
 
 
-class AttentionHost(_Host):
+class AttentionHost(Host):
     """An attention module whose prefixes are read by our attention function; refuses to drop them silently."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -128,12 +136,12 @@ def _rebuild(mixin: type, original: type) -> nn.Module:
     return cast(nn.Module, host_class(mixin, original).__new__(host_class(mixin, original)))
 
 
-def host(module: nn.Module, mixin: type, make_sidecar: type[Sidecar] = Sidecar) -> Sidecar:
+def host(module: nn.Module, mixin: type, slot: str, make_sidecar: type[Sidecar] = Sidecar) -> Sidecar:
     """Makes the module a host, unless it is one, and returns its sidecar."""
     present = sidecar_of(module)
     if present is not None:
         return present
-    sidecar = make_sidecar()
+    sidecar = make_sidecar(slot)
     module.add_module(SIDECAR, sidecar)
     module.__class__ = host_class(mixin, type(module))
     return sidecar
@@ -149,6 +157,12 @@ def release(module: nn.Module, name: str) -> None:
     if sidecar.active == name:
         sidecar.active = None
     if not len(sidecar.layouts):
+        restore(module)
+
+
+def restore(module: nn.Module) -> None:
+    """Takes the sidecar off whatever it holds and gives the module its own class back."""
+    if sidecar_of(module) is not None:
         del module._modules[SIDECAR]
         module.__dict__.pop("autopeft_norm", None)
         module.__class__ = type(module).__bases__[1]

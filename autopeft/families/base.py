@@ -93,9 +93,7 @@ def family_of(model_type: str) -> Family:
     return FAMILIES[model_type]
 
 
-def encoder_shape(
-    family: str, *, width: int, layers: int, heads: int, ffn: int, outside_layers: int
-) -> BackboneShape:
+def encoder_shape(family: str, *, width: int, layers: int, heads: int, ffn: int, outside_layers: int) -> BackboneShape:
     """Returns the shape of a post-LN encoder whose layers hold 4 d^2 + 4 d, 2 d f + f + d and two LayerNorms.
 
     Args:

@@ -80,6 +80,4 @@ def build(module: Prefix, shapes: Mapping[Slot, SlotShape]) -> dict[Slot, Module
     widths = [2 * s.kv_heads * s.head_dim for s in shapes.values()]
     shared = PrefixMlp(module, next(iter(shapes.values())).d_in, sum(widths))
     starts = [sum(widths[:i]) for i in range(len(widths))]
-    return {
-        slot: MlpPrefix(shared, shape, start) for (slot, shape), start in zip(shapes.items(), starts, strict=True)
-    }
+    return {slot: MlpPrefix(shared, shape, start) for (slot, shape), start in zip(shapes.items(), starts, strict=True)}
