@@ -51,7 +51,7 @@ def _refuse_empty(table: Table, column: str, empty: Sequence[int], content: str)
         what, cure = f"column {column!r} has no {content} in any of its {n} rows", "name another column"
     else:
         what = f"column {column!r} has no {content} in {len(empty)} of {n} rows ({len(empty) / n:.2%})"
-        cure = f"drop those rows or fill them in; this is the first (task.{content})"
+        cure = "drop those rows or fill them in; the first is named"
     raise InputError(what, where=table.place(empty[0]), cure=cure)
 
 
@@ -68,6 +68,9 @@ def check_labels(table: Table, column: str) -> None:
         if not isinstance(cell, str | int | float):
             what = f"label column {column!r} holds a {type(cell).__name__}"
             raise InputError(what, where=table.place(row), cure="use a class name or a number")
+        if isinstance(cell, float) and math.isinf(cell):
+            what = f"label column {column!r} holds an infinite number"
+            raise InputError(what, where=table.place(row), cure="drop that row or mend it")
 
 
 def _is_nan(cell: str) -> bool:

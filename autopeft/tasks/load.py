@@ -18,7 +18,7 @@ from autopeft.tasks.base import Examples, Task, TaskKind, TaskSource
 from autopeft.tasks.columns import check_labels, class_name, class_order, kind_of, number, numbers_of, texts_of
 from autopeft.tasks.metrics import check_name, metric_for
 from autopeft.tasks.readers import DATASET_PREFIX, Table, check_columns, dataset_splits, read
-from autopeft.tasks.splits import HELD_OUT, Sizes, count_of, draw, duplicates
+from autopeft.tasks.splits import HELD_OUT, Sizes, check_size, count_of, draw, duplicates
 
 SPLITS = ("train", "validation", "selection", "test")
 Rows = Mapping[str, Sequence[int]]
@@ -131,12 +131,13 @@ def check_source(source: TaskSource) -> None:
         if named[first] == named[second]:
             what = f"{first} and {second} name the same column {named[first]!r}"
             raise InputError(what, where=f"task.{second}", cure="name two columns")
-    if source.train_size is not None and (source.train_size < 1 or source.train_size != int(source.train_size)):
-        cure = "use a whole number of examples, or leave it out for all"
-        raise InputError(f"{source.train_size} is no size", where="task.train_size", cure=cure)
+    if source.train_size is not None:
+        check_size(source.train_size, "train")
+        if source.train_size < 1:
+            cure = "use a whole number of examples, or leave it out for all"
+            raise InputError(f"{source.train_size} is no number of examples", where="task.train_size", cure=cure)
     for split in HELD_OUT:
-        if getattr(source, split) is None:
-            count_of(getattr(source, f"{split}_size"), 10**9, split)
+        check_size(getattr(source, f"{split}_size"), split)
 
 
 def _read_all(source: TaskSource) -> dict[str, Table]:

@@ -42,15 +42,23 @@ def count_of(size: float, rows: int, split: str) -> int:
         >>> count_of(0.2, 450, "validation"), count_of(100, 450, "validation")
         (90, 100)
     """
-    where = f"task.{split}_size"
-    if not (0 < size < 1 or (size >= 1 and size == int(min(size, 2**53)))):
-        raise InputError(f"{size} is no size", where=where, cure="use a share below 1 or a whole number of examples")
+    check_size(size, split)
     count = round(size * rows) if size < 1 else int(size)
     if count == 0:
-        raise InputError(
-            f"the {split} split would be empty ({size} of {rows} rows)", where=where, cure="raise it, or add rows"
-        )
+        what = f"the {split} split would be empty ({size} of {rows} rows)"
+        raise InputError(what, where=f"task.{split}_size", cure="raise it, or add rows")
     return count
+
+
+def check_size(size: float, split: str) -> None:
+    """Refuses a size that is neither a share between 0 and 1 nor a whole number of examples.
+
+    Raises:
+        InputError: Naming the key.
+    """
+    if not (0 < size < 1 or (1 <= size < 2**53 and size == int(size))):
+        cure = "use a share below 1 or a whole number of examples"
+        raise InputError(f"{size} is no size", where=f"task.{split}_size", cure=cure)
 
 
 def duplicates(keys: Mapping[str, Sequence[Hashable]], drawing: bool) -> dict[str, NDArray[np.int64]]:
@@ -119,34 +127,40 @@ def draw(
     total = np.array([len(group) for group in groups], dtype=np.int64)
     result: dict[str, tuple[int, ...]] = {}
     for split, size in sizes.held_out.items():
-        share = allocate(size, total - taken - 1)
+        share = allocate(size, total, total - taken - 1)
         result[split] = _rows(group[t : t + s] for group, t, s in zip(groups, taken, share, strict=True))
         taken = taken + share
     left = total - taken
-    share = left if sizes.train is None else _at_least_one(allocate(sizes.train, left))
+    share = left if sizes.train is None else _at_least_one(allocate(sizes.train, total, left))
     result["train"] = _rows(group[len(group) - s :] for group, s in zip(groups, share, strict=True))
     return result
 
 
-def allocate(size: int, available: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Divides `size` over strata in proportion to what is available, by largest remainders.
+def allocate(size: int, weights: NDArray[np.int64], most: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Divides `size` over strata in proportion to `weights`, by largest remainders, none above `most`.
+
+    Args:
+        size: What to divide; at most the sum of `most`.
+        weights: Shape (strata,).
+        most: Shape (strata,).
+
+    Raises:
+        InputError: Where the strata do not hold that many.
 
     Example:
-        >>> allocate(5, np.array([60, 30, 10]))
-        array([3, 2, 0])
+        >>> allocate(5, np.array([60, 30, 10]), np.array([60, 30, 10])).tolist()
+        [3, 2, 0]
     """
-    total = int(available.sum())
-    if size > total:
-        raise InputError(
-            f"{size} examples cannot be drawn: one of each class is kept for training and {total} are left",
-            where="task.train",
-            cure="lower a size",
-        )
-    exact = size * available / max(total, 1)
+    if size > int(most.sum()):
+        what = f"{size} examples cannot be drawn: one of each class is kept for training and {most.sum()} are left"
+        raise InputError(what, where="task.train", cure="lower a size")
+    exact = size * weights / max(int(weights.sum()), 1)
     # A share that is whole but for rounding counts as whole.
-    share = np.minimum(np.floor(exact + 1e-9).astype(np.int64), available)
-    rest = np.argsort(-(exact - share), kind="stable")[: size - int(share.sum())]
-    share[rest] += 1
+    share = np.minimum(np.floor(exact + 1e-9).astype(np.int64), most)
+    while rest := size - int(share.sum()):
+        open_strata = np.flatnonzero(share < most)
+        by_remainder = open_strata[np.argsort((share - exact)[open_strata], kind="stable")]
+        share[by_remainder[:rest]] += 1
     return share
 
 
