@@ -1,1 +1,16 @@
-"""Filled in with the package."""
+"""Searchers: what to try next. Torch-free. Importing this package registers "random" and "bayes"."""
+
+from autopeft.search.base import SEARCHERS, Searcher, make_searcher, register_searcher
+from autopeft.search.bayes import BayesSearch
+from autopeft.search.quality import posterior_quality
+from autopeft.search.random import RandomSearch
+
+__all__ = [
+    "SEARCHERS",
+    "BayesSearch",
+    "RandomSearch",
+    "Searcher",
+    "make_searcher",
+    "posterior_quality",
+    "register_searcher",
+]

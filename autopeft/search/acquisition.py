@@ -61,15 +61,15 @@ def expected_improvement(staircase: Staircase, mean: Array, deviation: Array, co
     Returns:
         Shape (m,). With one step over [0, 1] and costs 0 it is the expected improvement.
     """
-    lengths = np.maximum(np.minimum(staircase.edges[1:], staircase.edges[-1]) - np.maximum(staircase.edges[:-1], cost[:, None]), 0.0)
+    lengths = np.maximum(
+        np.minimum(staircase.edges[1:], staircase.edges[-1]) - np.maximum(staircase.edges[:-1], cost[:, None]), 0.0
+    )
     z = (mean[:, None] - staircase.heights) / deviation[:, None]
     gain = z * ndtr(z) + _DENSITY * np.exp(-0.5 * z * z)
     return np.asarray(deviation * (lengths * gain).sum(axis=1))
 
 
-def noisy_improvement(
-    model: Predictor, staircases: list[Staircase], x: Array, cost: Array, chunk: int = 4096
-) -> Array:
+def noisy_improvement(model: Predictor, staircases: list[Staircase], x: Array, cost: Array, chunk: int = 4096) -> Array:
     """Averages the improvement over drawn functions, each with the front it gives (arXiv 1706.07094, eq. 8-9).
 
     The draws are exact values at the observed and the pending points, so noise and pending trials need no other care.

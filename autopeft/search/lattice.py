@@ -14,6 +14,10 @@ from autopeft.trial import Objective, Problem
 
 Array = NDArray[np.float64]
 TRIES = 16
+"""Rounds of random draws before a searcher gives up, or walks through the space."""
+
+SMALL = 4096
+"""Spaces up to this size are walked through instead of drawn from."""
 
 
 @dataclass(frozen=True)
@@ -45,27 +49,32 @@ class Candidates:
 
         Returns:
             Shape (m, d). m is below n where the space holds fewer or they are too rare to draw; 0 where nothing is
-            left, after a bounded number of tries (and, up to 200,000 points, a walk through the space).
+            left, after a bounded number of tries (and, up to `ENUMERABLE` points, a walk through the space).
         """
         space = self.problem.space
-        found: dict[bytes, NDArray[np.int64]] = {}
+        if space.size <= SMALL:
+            return self._walk(count, rng)
+        block = max(count, SMALL // 16)
+        usable = np.empty((0, len(space.widths)), dtype=np.int64)
+        drawn: set[bytes] = set()
         for _ in range(TRIES):
-            rows = _boxes(space.widths, count, rng) if spread else np.empty((0, len(space.widths)), dtype=np.int64)
-            uniform = rng.integers(space.widths, size=(2 * count, len(space.widths)))
-            rows = np.concatenate([uniform[: count if spread else 2 * count], rows])
+            rows = rng.integers(space.widths, size=(block, len(space.widths)))
+            if spread:
+                rows = np.concatenate([rows, _boxes(space.widths, block, rng)])
             rows = rows[space.valid_rows(rows)]
-            found |= {key: row for key, row in zip(keys(rows), rows, strict=True) if key not in found}
-            usable = self._usable(found)
+            first = dict(zip(keys(rows), rows, strict=True))
+            fresh = [row for key, row in first.items() if key not in drawn]
+            drawn |= first.keys()
+            rows = np.array(fresh, dtype=np.int64).reshape(-1, len(space.widths))
+            usable = np.concatenate([usable, rows[self.mask(rows)]])
             if len(usable) >= count:
-                return usable[:count] if not spread else rng.permutation(usable)[:count]
-        if len(usable) == 0 and space.size <= ENUMERABLE:
-            everything = np.array(list(space.enumerate()), dtype=np.int64)
-            usable = rng.permutation(everything[self.mask(everything)])[:count]
-        return usable
+                return rng.permutation(usable)[:count]
+        return usable if len(usable) or space.size > ENUMERABLE else self._walk(count, rng)
 
-    def _usable(self, found: dict[bytes, NDArray[np.int64]]) -> Points:
-        rows = np.array(list(found.values()), dtype=np.int64).reshape(-1, len(self.problem.space.widths))
-        return rows[self.mask(rows)]
+    def _walk(self, count: int, rng: np.random.Generator) -> Points:
+        space = self.problem.space
+        everything = np.array(list(space.enumerate()), dtype=np.int64).reshape(-1, len(space.widths))
+        return rng.permutation(everything[self.mask(everything)])[:count]
 
 
 def by_size(problem: Problem, points: Points, count: int, first: int, rng: np.random.Generator) -> Points:
@@ -164,9 +173,9 @@ def _log_cost(problem: Problem, points: Points) -> Array:
     objective: Objective | None = problem.objectives[1] if len(problem.objectives) > 1 else None
     if objective is None or objective.known is None:
         raw = problem.space.stored_parameters(points).astype(float)
-        return np.log10(np.maximum(raw, 1.0))
+        return np.asarray(np.log10(np.maximum(raw, 1.0)))
     raw = known_values(objective, problem.space, points)
-    return np.log10(np.maximum(raw, 1.0)) if objective.log else raw
+    return np.asarray(np.log10(np.maximum(raw, 1.0)) if objective.log else raw)
 
 
 def _van_der_corput(index: int) -> float:
@@ -176,5 +185,3 @@ def _van_der_corput(index: int) -> float:
         index >>= 1
         share /= 2
     return value
-
-

@@ -1,0 +1,124 @@
+"""The model of the quality: three Gaussian processes that see a point differently, averaged. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autopeft.search.gp import Block, GaussianProcess, Paths, Prior, fit
+from autopeft.search.observations import Observations, observe
+from autopeft.spaces.base import Points, Space, as_point
+from autopeft.trial import Problem, Trial
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class QualityModel:
+    """An equal-weight mixture of Gaussian processes of the quality over the points of a space.
+
+    Attributes:
+        space: Where the points live.
+        processes: The members.
+    """
+
+    space: Space
+    processes: tuple[GaussianProcess, ...]
+
+    def predict(self, points: Points) -> tuple[Array, Array]:
+        """Returns mean and standard deviation of the mixture at points (n, d), each of shape (n,)."""
+        x = features(self.space, points)
+        means, deviations = zip(*(gp.predict(x) for gp in self.processes), strict=True)
+        mean = np.mean(means, axis=0)
+        second = np.mean(np.square(means) + np.square(deviations), axis=0)
+        return mean, np.sqrt(np.maximum(second - mean**2, 0.0))
+
+    def paths(self, pending: Points, draws: int, rng: np.random.Generator) -> tuple[Paths, ...]:
+        """Draws `draws` functions, rounded up to a multiple of the members, known also at the pending points (e, d)."""
+        x = features(self.space, pending)
+        share = -(-draws // len(self.processes))
+        return tuple(gp.paths(x, share, rng) for gp in self.processes)
+
+
+def fit_quality(space: Space, seen: Observations) -> QualityModel:
+    """Fits the model to at least one observation; deterministic. Cost: that of three fits (see `gp.fit`)."""
+    x = features(space, seen.points)
+    members = priors(len(space.dimensions), x.shape[1])
+    return QualityModel(space, tuple(fit(x, clip_low(seen.quality), prior, seen.repeats) for prior in members))
+
+
+def posterior_quality(problem: Problem, history: Sequence[Trial]) -> Mapping[str, tuple[float, float]]:
+    """Returns the model's mean and standard deviation of the quality of every configuration observed.
+
+    Choosing the final set by the mean, and not by noisy measurements, avoids most of the winner's curse.
+
+    Args:
+        problem: Space, objectives and budget; trials of other budgets or outside the space are left out.
+        history: Trials in any state.
+
+    Returns:
+        Configuration id to (mean, deviation), in the units and direction of the first objective; empty where nothing
+        was observed. Configurations whose training failed by their own fault (out of memory, NaN) are among them.
+
+    Example:
+        >>> best = {i: m for i, (m, _) in posterior_quality(problem, trials).items()}  # doctest: +SKIP
+        >>> ParetoFront.of(trials, problem.objectives, best)  # doctest: +SKIP
+    """
+    seen = observe(problem, history)
+    if len(seen) == 0:
+        return {}
+    mean, deviation = fit_quality(problem.space, seen).predict(seen.points)
+    sign = 1.0 if problem.objectives[0].direction == "maximize" else -1.0
+    return {
+        problem.space.configuration(as_point(p)).id: (sign * float(m), float(s))
+        for p, m, s in zip(seen.points, mean, deviation, strict=True)
+    }
+
+
+def features(space: Space, points: Points) -> Array:
+    """Returns the model's inputs for points (n, d): the encoded point, then its summary, shape (n, d + s)."""
+    return np.hstack([space.encode_rows(points), summary(space, points)])
+
+
+def summary(space: Space, points: Points) -> Array:
+    """Returns what a person would say of a point in a few numbers, shape (n, s).
+
+    They are: log10 stored parameters / 3, then, where the space decides per layer, mean activity of the layers and
+    mean depth of the active ones (0 first layer, 1 last), then the learning rate where it is a dimension.
+    """
+    encoded = space.encode_rows(points)
+    columns = [np.log10(np.maximum(space.stored_parameters(points), 1)) / 3.0]
+    layers: dict[int, list[int]] = {}
+    for axis, dimension in enumerate(space.dimensions):
+        if dimension.layer is not None:
+            layers.setdefault(dimension.layer, []).append(axis)
+    if layers:
+        activity = np.stack([encoded[:, axes].mean(axis=1) for axes in layers.values()], axis=1)
+        total = activity.sum(axis=1)
+        depth = activity @ np.linspace(0.0, 1.0, activity.shape[1]) / np.maximum(total, 1e-9)
+        columns += [activity.mean(axis=1), np.where(total > 0, depth, 0.5)]
+    columns += [encoded[:, axis] for axis, d in enumerate(space.dimensions) if d.kind == "rate"]
+    return np.stack(columns, axis=1)
+
+
+def priors(dimensions: int, inputs: int) -> tuple[Prior, ...]:
+    """Returns the members' priors for inputs of which the first `dimensions` are the point, the rest its summary.
+
+    The first sees the point alone, the second the point plus, as a term of its own, the summary (a smooth trend in a
+    few numbers, learned from few trials, and a correction), the third one kernel over everything.
+    """
+    point, rest, everything = (tuple(range(a, b)) for a, b in ((0, dimensions), (dimensions, inputs), (0, inputs)))
+    trend = Block(rest, amplitude=0.7, length_scale=1.0, spread=0.7)
+    return Prior((Block(point),)), Prior((Block(point, amplitude=0.7), trend)), Prior((Block(everything),))
+
+
+def clip_low(quality: Array) -> Array:
+    """Raises qualities far below the rest, shape (n,), to the lower quartile less 1.5 interquartile ranges.
+
+    A few trainings that collapse would otherwise set the scale for all.
+    """
+    low, high = np.quantile(quality, [0.25, 0.75])
+    return np.asarray(np.maximum(quality, low - 1.5 * (high - low)))
