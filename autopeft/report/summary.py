@@ -1,0 +1,277 @@
+"""From a study to all that its report says: one value, from which tables, pictures and JSON are made. Torch-free."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from autopeft.configuration import describe
+from autopeft.pareto import ParetoFront
+from autopeft.report.cost import cost_totals
+from autopeft.report.importance import MINIMUM, importance
+from autopeft.report.noise import final_rows, seed_noise
+from autopeft.report.records import (
+    SCHEMA,
+    Anytime,
+    BaselineRow,
+    DefinitionFacts,
+    FailureRow,
+    Summary,
+    TrialRow,
+)
+from autopeft.report.verdict import judge
+from autopeft.search.bayes import posterior_quality
+from autopeft.setting import Setting
+from autopeft.shapes import BackboneShape
+from autopeft.spaces.base import dimension_table
+from autopeft.study.database import StudyEvent
+from autopeft.study.definition import StudyDefinition
+from autopeft.study.store import TEST_OPENED
+from autopeft.study.study import Study
+from autopeft.trial import Problem, Trial, TrialStatus
+
+MODELLED = 400
+"""Most trials to which the search's model is fitted for its estimates; the fit is cubic in them."""
+
+
+def summarise(study: Study) -> Summary:
+    """Returns all that a report says about a study; the same trials give the same value.
+
+    Args:
+        study: The study, open for reading or writing.
+
+    Cost: O(n^2) in the number n of trials for the anytime curve, O(n^3) up to `MODELLED` trials for the estimates.
+
+    Example:
+        >>> with Study.open("runs/reviews", readonly=True) as study:  # doctest: +SKIP
+        ...     print(summarise(study).verdict.text)
+    """
+    damaged = [str(d) for d in study.damaged]
+    return assemble(study.definition, study.trials, study.events, study.path.resolve().name, damaged)
+
+
+def report_json(study: Study) -> dict[str, Any]:
+    """Returns the report as JSON-able data; `docs/report-schema.md` documents it."""
+    return summarise(study).to_dict()
+
+
+def assemble(
+    definition: StudyDefinition,
+    trials: Sequence[Trial],
+    events: Sequence[StudyEvent] = (),
+    name: str = "study",
+    damaged: Iterable[str] = (),
+) -> Summary:
+    """Returns the summary of trials, wherever they come from.
+
+    Args:
+        definition: What the study is.
+        trials: Its trials, in order of number.
+        events: Its events, in order.
+        name: What the report calls it.
+        damaged: Records that could not be trusted.
+    """
+    problem, shape = definition.problem(), definition.setting.backbone.shape
+    searched = [t for t in trials if t.proposal.purpose == "search"]
+    completed = [t for t in searched if t.status is TrialStatus.COMPLETED]
+    pareto = ParetoFront.of(searched, problem.objectives)
+    on_front = {t.number for t in pareto}
+    estimates = _estimates(problem, trials)
+    rows = {t.number: trial_row(t, shape, t.number in on_front, estimates) for t in trials}
+    front = tuple(rows[t.number] for t in reversed(pareto.trials))
+    baselines = baseline_rows(trials, rows)
+    finals, noise = final_rows(trials, shape), seed_noise(trials)
+    return Summary(
+        schema=SCHEMA,
+        name=name,
+        definition=definition_facts(definition),
+        progress=progress(trials),
+        verdict=judge(front, baselines, finals, noise, sum(t.status.final for t in searched)),
+        front=front,
+        baselines=baselines,
+        finals=finals,
+        noise=noise,
+        importance=importance(problem.space, [t for t in completed if t.proposal.budget == problem.budget]),
+        anytime=anytime(problem, completed, trials),
+        failures=failure_rows(trials),
+        cost=cost_totals(trials, events),
+        test_opened=tuple(dict.fromkeys(e.trial for e in events if e.kind == TEST_OPENED and e.trial is not None)),
+        damaged=tuple(damaged),
+        trials=tuple(rows.values()),
+    )
+
+
+def definition_facts(definition: StudyDefinition) -> DefinitionFacts:
+    """Returns what a report says of how the study was made."""
+    setting: Setting = definition.setting
+    task, backbone = setting.task, setting.backbone
+    searcher = definition.to_dict()["searcher"]
+    return DefinitionFacts(
+        id=definition.id,
+        backbone=backbone.reference,
+        backbone_sha256=backbone.sha256,
+        backbone_parameters=backbone.shape.total_parameters,
+        family=backbone.shape.family,
+        data=setting.source.train,
+        text=setting.source.text,
+        text_pair=setting.source.text_pair,
+        label=setting.source.label,
+        task=str(task["kind"]),
+        metric=str(task["metric"]),
+        labels=[str(label) for label in task["labels"]],
+        sizes={str(k): int(v) for k, v in task.get("sizes", {}).items()},
+        head=setting.head.kind,
+        head_parameters=setting.head.count(backbone.shape.width, setting.outputs),
+        space=definition.space.kind,
+        space_size=definition.space.size,
+        dimensions=dimension_table(definition.space),
+        objectives=list(definition.objectives),
+        constraints=dict(definition.constraints),
+        examples=definition.budget.examples,
+        epochs=definition.budget.epochs,
+        searcher=searcher["kind"],
+        searcher_options=searcher["options"],
+        seed=definition.seed,
+        trials=definition.trials,
+        recipe=vars(setting.recipe).copy(),
+        versions=dict(definition.versions),
+    )
+
+
+def progress(trials: Iterable[Trial]) -> dict[str, int]:
+    """Returns the number of search trials per state, and of trials of the other purposes that are finished."""
+    known = list(trials)
+    states = Counter(str(t.status) for t in known if t.proposal.purpose == "search")
+    others = Counter(t.proposal.purpose for t in known if t.status.final)
+    return {
+        **{str(status): states[str(status)] for status in TrialStatus},
+        "search": sum(states.values()),
+        "baseline": others["baseline"],
+        "final": others["final"],
+    }
+
+
+def trial_row(
+    trial: Trial, shape: BackboneShape, on_front: bool, estimates: Mapping[str, tuple[float, float]]
+) -> TrialRow:
+    """Returns the row of one trial."""
+    configuration, completed = trial.configuration, trial.status is TrialStatus.COMPLETED
+    stored = configuration.count(shape).stored
+    estimate = estimates.get(configuration.id) if completed else None
+    return TrialRow(
+        trial=trial.number,
+        purpose=trial.proposal.purpose,
+        name=str(trial.proposal.note.get("name", "")),
+        status=str(trial.status),
+        description=describe(configuration),
+        configuration=configuration.id,
+        quality=trial.objectives["quality"] if completed else None,
+        parameters=stored,
+        percent=100.0 * stored / shape.total_parameters,
+        learning_rate=configuration.training.learning_rate,
+        seed=trial.proposal.seed,
+        seconds=trial.objectives.get("seconds", trial.cost.seconds) if completed else None,
+        cpu_seconds=trial.cost.cpu_seconds,
+        peak_bytes=trial.cost.peak_bytes,
+        on_front=on_front,
+        estimate=estimate[0] if estimate else None,
+        estimate_deviation=estimate[1] if estimate else None,
+        curve=_curve(trial.detail.get("curve", ())),
+        failure=trial.failure.kind if trial.failure else None,
+    )
+
+
+def baseline_rows(trials: Iterable[Trial], rows: Mapping[int, TrialRow]) -> tuple[BaselineRow, ...]:
+    """Returns one row per baseline, fewest parameters first; "lora@0.001" and "lora@0.003" are one, at its best."""
+    groups: dict[tuple[object, ...], list[TrialRow]] = defaultdict(list)
+    for trial in trials:
+        if trial.proposal.purpose == "baseline":
+            groups[(base_name(rows[trial.number].name), trial.configuration.placements)].append(rows[trial.number])
+    found = []
+    for (name, _), tried in groups.items():
+        best = max(tried, key=lambda row: (-math.inf if row.quality is None else row.quality, -row.trial))
+        found.append(
+            BaselineRow(
+                name=str(name),
+                trial=best.trial,
+                status=best.status,
+                rates=tuple(sorted({row.learning_rate for row in tried})),
+                learning_rate=best.learning_rate,
+                quality=best.quality,
+                parameters=best.parameters,
+                percent=best.percent,
+                seconds=best.seconds,
+                description=best.description,
+            )
+        )
+    return tuple(sorted(found, key=lambda row: (row.parameters, row.trial)))
+
+
+def base_name(name: str) -> str:
+    """Returns a baseline's name without its learning rate.
+
+    Example:
+        >>> base_name("lora@0.003"), base_name("me@home")
+        ('lora', 'me@home')
+    """
+    base, _, rate = name.rpartition("@")
+    try:
+        float(rate)
+    except ValueError:
+        return name
+    return base or name
+
+
+def failure_rows(trials: Iterable[Trial]) -> tuple[FailureRow, ...]:
+    """Returns failures by kind and message, the most frequent first."""
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for trial in trials:
+        if trial.failure is not None:
+            groups[(trial.failure.kind, trial.failure.message)].append(trial.number)
+    rows = [FailureRow(kind, message, len(n), tuple(n)) for (kind, message), n in groups.items()]
+    return tuple(sorted(rows, key=lambda row: (-row.count, row.trials)))
+
+
+def anytime(problem: Problem, completed: Sequence[Trial], trials: Sequence[Trial]) -> Anytime:
+    """Returns the hypervolume after each completed search trial.
+
+    The reference is the quality of the frozen probe where one was trained (else the worst seen), all parameters of the
+    backbone, and the largest value seen of any other objective.
+
+    Args:
+        problem: Names the objectives.
+        completed: Completed search trials, in order of number.
+        trials: All trials, to find the probe in.
+    """
+    names = tuple(o.name for o in problem.objectives)
+    if not completed:
+        return Anytime((), names, (), ())
+    probes = [
+        t.objectives["quality"]
+        for t in trials
+        if t.proposal.purpose == "baseline" and t.status is TrialStatus.COMPLETED and not t.configuration.placements
+    ]
+    worst = {
+        "quality": max(probes, default=min(t.objectives["quality"] for t in completed)),
+        "parameters": float(problem.space.shape.total_parameters),
+    }
+    reference = tuple(worst.get(n, max(t.objectives.get(n, 0.0) for t in completed)) for n in names)
+    values, front = [], ParetoFront((), problem.objectives, ())
+    for trial in completed:
+        front = ParetoFront.of([*front.trials, trial], problem.objectives)
+        values.append(front.hypervolume(reference))
+    return Anytime(reference, names, tuple(t.number for t in completed), tuple(values))
+
+
+def _estimates(problem: Problem, trials: Sequence[Trial]) -> Mapping[str, tuple[float, float]]:
+    shown = [t for t in trials if t.proposal.purpose != "final" and t.status.final]
+    return posterior_quality(problem, shown) if MINIMUM <= len(shown) <= MODELLED else {}
+
+
+def _curve(values: object) -> tuple[float | None, ...]:
+    """Returns a learning curve as numbers; a worker may have written anything into a trial's detail."""
+    if not isinstance(values, list | tuple):
+        return ()
+    return tuple(float(v) if isinstance(v, int | float) and math.isfinite(v) else None for v in values)
