@@ -25,7 +25,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from autopeft.adapters import build_head
 from autopeft.backbones import backbone_in, inject
-from autopeft.backbones.sidecar import SIDECAR, Sidecar, Host, host, restore, sidecar_of
+from autopeft.backbones.sidecar import SIDECAR, Host, Sidecar, host, restore, sidecar_of
 from autopeft.configuration import Configuration
 from autopeft.errors import InputError
 from autopeft.heads.layer import HeadLayer
@@ -51,7 +51,7 @@ AUTOPEFT = _extend_enum()
 
 
 @dataclass
-class AutoPeftConfig(PeftConfig):  # type: ignore[misc]
+class AutoPeftConfig(PeftConfig):
     """peft's view of an adapter's configuration file; fields as in `Adapter.config`.
 
     Attributes:
@@ -78,7 +78,7 @@ class AutoPeftConfig(PeftConfig):  # type: ignore[misc]
         self.configuration = Configuration.from_dict(self.configuration).stored_form().to_dict()
 
 
-class PeftSidecar(Sidecar, BaseTunerLayer):  # type: ignore[misc]
+class PeftSidecar(Sidecar, BaseTunerLayer):
     """A sidecar that peft switches, disables, freezes and deletes like its own layers."""
 
     adapter_layer_names = ("layouts",)
@@ -126,7 +126,7 @@ class TaskHost(Host):
         )
 
 
-class AutoPeftTuner(BaseTuner):  # type: ignore[misc]
+class AutoPeftTuner(BaseTuner):
     """peft's tuner for the composite type: injection and key names are ours, the rest is peft's."""
 
     prefix = "autopeft_"
@@ -139,7 +139,7 @@ class AutoPeftTuner(BaseTuner):  # type: ignore[misc]
     def _check_target_module_exists(self, peft_config: AutoPeftConfig, key: str) -> bool:  # noqa: ARG002
         return False
 
-    def _create_and_replace(self, *args: Any, **kwargs: Any) -> None:
+    def _create_and_replace(self, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
         raise TypeError("a composite adapter is injected as a whole, see inject_adapter")
 
     def inject_adapter(

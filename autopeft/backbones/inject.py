@@ -139,7 +139,7 @@ def inject(
 
 
 def place_beside(layer: nn.Module, reference: torch.Tensor) -> None:
-    """Moves a fresh layer to a tensor's device and type; one on the meta device stays, its weights are still to come."""
+    """Moves a fresh layer to a tensor's device and type; on the meta device it stays, its weights are yet to come."""
     on_meta = any(p.is_meta for p in layer.parameters())
     layer.to(dtype=reference.dtype, device=None if on_meta else reference.device)
 

@@ -7,7 +7,6 @@ deep copies, pickling between processes, `state_dict` and `torch.compile` see it
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, Final, cast
 
 import torch
@@ -126,14 +125,23 @@ class AttentionHost(Host):
         return super().forward(*args, **kwargs)  # type: ignore[misc]
 
 
-@cache
+_HOST_CLASSES: dict[tuple[type, type], type] = {}
+
+
 def host_class(mixin: type, original: type) -> type:
     """Returns the subclass (mixin, original), made once per pair."""
+    if (mixin, original) not in _HOST_CLASSES:
+        _HOST_CLASSES[mixin, original] = _derive(mixin, original)
+    return _HOST_CLASSES[mixin, original]
+
+
+def _derive(mixin: type, original: type) -> type:
     return type(f"AutoPeft{original.__name__}", (mixin, original), {"__module__": original.__module__})
 
 
 def _rebuild(mixin: type, original: type) -> nn.Module:
-    return cast(nn.Module, host_class(mixin, original).__new__(host_class(mixin, original)))
+    cls = host_class(mixin, original)
+    return cast(nn.Module, object.__new__(cls))
 
 
 def host(module: nn.Module, mixin: type, slot: str, make_sidecar: type[Sidecar] = Sidecar) -> Sidecar:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 from abc import ABC, abstractmethod
@@ -80,10 +81,16 @@ def register(kind: str) -> Callable[[type[_M]], type[_M]]:
 
 def module_kinds() -> dict[str, type[PeftModule]]:
     """Returns every registered kind, third parties' (entry point group "autopeft.modules") included."""
+    _import_third_parties()
+    return KINDS
+
+
+@functools.cache
+def _import_third_parties() -> None:
+    # Once: the scan of all installed packages takes 5 ms, and reading one trial asks for the kinds several times.
     for entry in importlib.metadata.entry_points(group="autopeft.modules"):
         if entry.name not in KINDS:
             importlib.import_module(entry.module)
-    return KINDS
 
 
 def module_to_dict(module: PeftModule) -> dict[str, Any]:

@@ -69,7 +69,9 @@ def _solve(
     """Minimises mean loss + penalty |W|^2; convex, so the start does not matter."""
     weight = torch.zeros(outputs, inputs.shape[1], dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(outputs, dtype=torch.float64, requires_grad=True)
-    solver = torch.optim.LBFGS([weight, bias], max_iter=200, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
+    solver = torch.optim.LBFGS(
+        [weight, bias], max_iter=500, tolerance_grad=1e-9, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
 
     def objective() -> torch.Tensor:
         solver.zero_grad()
@@ -77,5 +79,5 @@ def _solve(
         torch.autograd.backward(value)
         return value
 
-    solver.step(objective)  # type: ignore[no-untyped-call]
+    solver.step(objective)
     return weight.detach(), bias.detach()

@@ -53,7 +53,7 @@ class ParallelLayer(FfnLayer):
 
 
 @singledispatch
-def _layer(module: PeftModule, shape: SlotShape) -> ModuleLayer:
+def _layer(module: PeftModule, shape: SlotShape) -> ModuleLayer:  # noqa: ARG001
     raise TypeError(f"{module.kind} is not a bottleneck adapter")
 
 

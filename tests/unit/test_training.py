@@ -1,0 +1,276 @@
+"""Batches, the loop, the probe, and what a worker does with a job."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from autopeft import adapters, tasks, worker
+from autopeft.backbones import inject
+from autopeft.configuration import Configuration, Placement, Training
+from autopeft.errors import TrainingError
+from autopeft.families import StockHead
+from autopeft.heads import Head
+from autopeft.heads.layer import HeadLayer
+from autopeft.job import Job
+from autopeft.modules import FullFineTuning, Lora, Prefix, SerialAdapter
+from autopeft.setting import Recipe, Setting, describe_backbone
+from autopeft.shapes import Slot
+from autopeft.training.batches import Tokens, bucketed, by_length
+from autopeft.training.loop import predict, train
+from autopeft.training.probe import PENALTIES, fit_probe
+from autopeft.trial import Budget
+from tests import models
+from tests.unit.test_adapters import WORDS, backbone
+
+__all__ = ["backbone"]
+
+
+def some_tokens(n: int = 50) -> Tokens:
+    """Texts of 3 to 9 tokens; the class is whether token 7 is present."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(3, 10, size=n)
+    rows = [rng.integers(8, 90, size=length) for length in lengths]
+    for row in rows[::2]:
+        row[1] = 7
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    targets = torch.tensor([int(7 in row) for row in rows])
+    return Tokens(torch.tensor(np.concatenate(rows)), None, starts, targets, pad=0)
+
+
+def test_a_batch_is_padded_to_its_longest_text() -> None:
+    tokens = some_tokens()
+    rows = np.array([3, 11, 4])
+    batch = tokens.batch(rows)
+    assert batch.inputs["input_ids"].shape == (3, tokens.lengths[rows].max())
+    assert batch.inputs["attention_mask"].sum(dim=1).tolist() == tokens.lengths[rows].tolist()
+    for i, row in enumerate(rows):
+        length = tokens.lengths[row]
+        assert batch.inputs["input_ids"][i, :length].tolist() == tokens.ids[tokens.starts[row] :][:length].tolist()
+        assert not batch.inputs["input_ids"][i, length:].any()
+
+
+def test_an_epoch_visits_every_row_once_with_little_padding_and_another_order_each_time() -> None:
+    tokens = some_tokens(200)
+    rng = np.random.default_rng(1)
+    first, second = (bucketed(tokens, np.arange(200), 8, rng) for _ in range(2))
+    assert sorted(np.concatenate(first)) == list(range(200)) == sorted(np.concatenate(second))
+    assert [b.tolist() for b in first] != [b.tolist() for b in second]
+    padding = lambda batches: sum(len(b) * tokens.lengths[b].max() - tokens.lengths[b].sum() for b in batches)  # noqa: E731
+    assert padding(first) < 0.5 * padding(bucketed(tokens, np.arange(200), 8, rng, pool=1))
+    assert padding(by_length(tokens, 8)) <= padding(first)
+
+
+def test_predictions_come_in_the_order_of_the_split_whatever_the_batches() -> None:
+    tokens, model = some_tokens(), models.tiny_model("bert", torch.float32)
+    head = HeadLayer(Head(), models.WIDTH, 2, StockHead("", "", "tanh"))
+    together = predict(model, head, tokens, size=16)
+    alone = np.concatenate([predict(model, head, tokens_of(tokens, i)) for i in range(len(tokens))])
+    assert np.abs(together - alone).max() < 1e-5
+
+
+def tokens_of(tokens: Tokens, row: int) -> Tokens:
+    start, stop = tokens.starts[row : row + 2]
+    return Tokens(tokens.ids[start:stop], None, np.array([0, stop - start]), tokens.targets[row : row + 1], pad=0)
+
+
+def test_loop_equals_plain_adamw_written_out() -> None:
+    """One batch an epoch: the loop's weights must equal torch's AdamW driven by hand with the same schedule."""
+    tokens, results = some_tokens(16), []
+    chosen = Configuration((Placement(Slot("encoder", 1, "ffn"), SerialAdapter(4)),), Training(2e-2, 5e-2))
+    recipe = Recipe(batch_size=16, warmup=0.25, weight_decay=0.1, clip=0.5)
+    for by_hand in (False, True):
+        model = models.tiny_model("bert", torch.float32)
+        torch.manual_seed(0)
+        injection, head = inject(model, chosen), HeadLayer(Head(), models.WIDTH, 2, StockHead("", "", "tanh"))
+        if by_hand:
+            _plain_adamw(model, injection, head, tokens, epochs=8)
+        else:
+            losses = [
+                e.loss for e in train(model, injection, head, tokens, recipe, rows=np.arange(16), epochs=8, seed=0)
+            ]
+            assert losses[-1] < losses[0]
+        results.append([p.detach().clone() for _, p in injection.named_parameters()] + list(head.parameters()))
+    for left, right in zip(*results, strict=True):
+        assert torch.allclose(left, right, atol=1e-6, rtol=1e-5)
+
+
+def _plain_adamw(model: torch.nn.Module, injection: object, head: HeadLayer, tokens: Tokens, epochs: int) -> None:
+    modules = [p for _, p in injection.named_parameters()]  # type: ignore[attr-defined]
+    groups = [
+        {"params": [p], "lr": rate, "weight_decay": 0.1 if p.ndim > 1 else 0.0, "peak": rate}
+        for parameters, rate in ((modules, 2e-2), (head.parameters(), 5e-2))
+        for p in parameters
+    ]
+    optimizer = torch.optim.AdamW(groups)
+    batch = tokens.batch(np.arange(16))
+    for step in range(epochs):
+        share = min((step + 1) / 2, (8 - step) / 7)  # warm-up over 2 of 8 steps, then linearly to 0 at step 8
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * min(1.0, share)
+        optimizer.zero_grad()
+        hidden = model(**batch.inputs).last_hidden_state
+        torch.nn.functional.cross_entropy(head(hidden, batch.inputs["attention_mask"]), batch.targets).backward()
+        torch.nn.utils.clip_grad_norm_([*modules, *head.parameters()], 0.5)
+        optimizer.step()
+
+
+def test_dropout_is_off_by_default_and_reaches_attention_when_asked() -> None:
+    tokens, curves = some_tokens(32), []
+    for dropout in (0.0, 0.0, 0.5):
+        model = models.tiny_model("bert", torch.float32)
+        torch.manual_seed(0)
+        injection = inject(model, Configuration((Placement(Slot("encoder", 1, "ffn"), SerialAdapter(4)),)))
+        head = HeadLayer(Head(), models.WIDTH, 2, StockHead("", "", "tanh"))
+        torch.manual_seed(len(curves))
+        recipe = Recipe(dropout=dropout)
+        curves.append(
+            [e.loss for e in train(model, injection, head, tokens, recipe, rows=np.arange(32), epochs=2, seed=0)]
+        )
+        assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {dropout}
+    assert curves[0] == curves[1] != curves[2]
+
+
+@pytest.mark.parametrize(("value", "kind"), [(float("nan"), "nan"), (float("inf"), "infinite")])
+def test_a_loss_that_is_not_finite_stops_at_once(value: float, kind: str) -> None:
+    model, tokens = models.tiny_model("bert", torch.float32), some_tokens(32)
+    injection, head = inject(model, Configuration()), HeadLayer(Head(), models.WIDTH, 2, StockHead("", "", "tanh"))
+    with torch.no_grad():
+        # A bias of inf gives inf - inf = nan; two classes at -1e30 and +1e38 give a loss beyond float32.
+        head.output.bias.copy_(torch.tensor([value, 0.0]) if kind == "nan" else torch.tensor([-3e38, 3e38]))
+    with pytest.raises(TrainingError, match="at step 1 of 2; lower the learning rate") as caught:
+        list(train(model, injection, head, tokens, Recipe(), rows=np.arange(32), epochs=2, seed=0))
+    assert caught.value.kind == kind
+
+
+def test_probe_finds_the_optimum_of_its_convex_problem() -> None:
+    """At the optimum the gradient of mean loss + penalty |W|^2 vanishes; here for separable 2-class data."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(200, 5, generator=generator, dtype=torch.float64)
+    targets = (inputs[:, 0] + 0.3 * torch.randn(200, generator=generator, dtype=torch.float64) > 0).long()
+    head = HeadLayer(Head(), 5, 2, StockHead("", "", "tanh")).double()
+    loss = fit_probe(head, inputs, targets, seed=0)
+    accuracy = ((inputs @ head.output.weight.T + head.output.bias).argmax(1) == targets).double().mean().item()
+    assert accuracy > 0.85
+    assert loss < 0.35
+    logits = inputs @ head.output.weight.T + head.output.bias
+    data_gradient = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, targets), head.output.weight)[0]
+    residuals = [(data_gradient + 2 * p * head.output.weight).abs().max().item() for p in PENALTIES]
+    assert min(residuals) < 1e-7
+    assert sorted(residuals)[1] > 1e-5  # the other penalties are told apart
+
+
+@pytest.fixture
+def setting(backbone: Path, tmp_path: Path) -> Setting:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "reviews.csv"
+    lines = ["text,label"]
+    for i in range(200):
+        words = [WORDS[j] for j in rng.integers(0, len(WORDS), size=5)] + [str(i)]
+        lines.append(f"{' '.join(words)},{'yes' if words.count('good') >= 1 else 'no'}")
+    path.write_text("\n".join(lines))
+    task = tasks.load(str(path), text="text", label="label")
+    described = describe_backbone(str(backbone))
+    return Setting(described, task.source, task.to_dict(), task.rows, recipe=Recipe(batch_size=16))
+
+
+MIXED = Configuration(
+    (
+        Placement(Slot("encoder", 0, "attention"), Prefix(3, mlp=8), "p"),
+        Placement(Slot("encoder", 1, "ffn"), SerialAdapter(4)),
+        Placement(Slot("encoder", 1, "attention.query"), Lora(2)),
+    ),
+    Training(1e-2),
+)
+
+
+def job(setting: Setting, configuration: Configuration = MIXED, seed: int = 0, **changes: object) -> Job:
+    return replace(Job(0, configuration, Budget(0, 3), seed, setting, ("validation", "selection")), **changes)  # type: ignore[arg-type]
+
+
+def test_the_same_job_gives_the_same_bytes_whatever_ran_before(setting: Setting) -> None:
+    first = worker.evaluate(job(setting))
+    worker.evaluate(
+        job(setting, Configuration((Placement(Slot("backbone", 0, "all"), FullFineTuning()),), Training(1e-3)))
+    )
+    other = worker.evaluate(job(setting, seed=1))
+    again = worker.evaluate(job(setting))
+    assert again.files == first.files
+    assert again.objectives["quality"] == first.objectives["quality"]
+    assert again.detail == first.detail
+    assert other.files != first.files
+
+
+def test_an_outcome_says_what_was_measured(setting: Setting) -> None:
+    outcome = worker.evaluate(job(setting))
+    stored = MIXED.count(setting.backbone.shape).stored
+    assert outcome.objectives["parameters"] == stored
+    assert outcome.objectives["quality"] == outcome.detail["scores"]["validation"]
+    assert set(outcome.detail["scores"]) == {"validation", "selection"}
+    assert len(outcome.detail["curve"]) == 3
+    assert outcome.detail["curve"][-1] < outcome.detail["curve"][0]
+    assert set(outcome.files) == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    assert outcome.cost.cpu_seconds > 0
+    assert outcome.cost.peak_bytes > 1e6
+
+
+def test_saved_files_predict_what_was_scored(setting: Setting, tmp_path: Path) -> None:
+    outcome = worker.evaluate(job(setting))
+    for name, content in outcome.files.items():
+        (tmp_path / name).write_bytes(content)
+    adapter = adapters.load(tmp_path)
+    task = tasks.load_source(setting.source, rows=setting.rows)
+    split = task.splits["validation"]
+    predicted = adapter.predict(split.texts).labels
+    truth = [task.labels[i] for i in split.targets]
+    assert np.mean([p == t for p, t in zip(predicted, truth, strict=True)]) == outcome.objectives["quality"]
+
+
+def test_training_learns_what_a_frozen_probe_of_this_backbone_cannot(setting: Setting) -> None:
+    probe = worker.evaluate(job(setting, Configuration()))
+    assert len(probe.detail["curve"]) == 1
+    assert probe.objectives["parameters"] == 0
+    full = Configuration((Placement(Slot("backbone", 0, "all"), FullFineTuning()),), Training(3e-3))
+    tuned = worker.evaluate(job(setting, full, budget=Budget(0, 10)))
+    assert tuned.objectives["quality"] > max(0.9, probe.objectives["quality"])
+
+
+def test_budget_limits_the_examples(setting: Setting) -> None:
+    assert worker.evaluate(job(setting, budget=Budget(40, 1))).detail["examples"] == 40
+    assert worker.evaluate(job(setting, budget=Budget(10_000, 1))).detail["examples"] == setting.task["sizes"]["train"]
+
+
+def test_a_failed_job_leaves_the_backbone_clean(setting: Setting) -> None:
+    good = worker.evaluate(job(setting)).files
+    with pytest.raises(TrainingError):
+        worker.evaluate(job(setting, replace(MIXED, training=Training(1e30, 1e30))))
+    assert worker.evaluate(job(setting)).files == good
+
+
+def test_changed_data_is_refused(setting: Setting) -> None:
+    worker._LOADED.clear()
+    path = Path(setting.source.train)
+    path.write_text(path.read_text().replace("good", "bad"))
+    with pytest.raises(TrainingError, match="the data changed") as caught:
+        worker.evaluate(job(setting))
+    assert caught.value.kind == "refused"
+
+
+def test_regression_beats_the_mean(backbone: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "scores.csv"
+    lines = ["text,score"]
+    for i in range(240):
+        words = [WORDS[j] for j in rng.integers(0, len(WORDS), size=6)] + [str(i)]
+        lines.append(f"{' '.join(words)},{words.count('good') - words.count('bad') + 0.25}")
+    path.write_text("\n".join(lines))
+    task = tasks.load(str(path), text="text", label="score", kind="regression", metric="spearman")
+    regression = Setting(
+        describe_backbone(str(backbone)), task.source, task.to_dict(), task.rows, recipe=Recipe(batch_size=16)
+    )
+    outcome = worker.evaluate(job(regression, budget=Budget(0, 8)))
+    assert outcome.objectives["quality"] > 0.5  # the constant prediction has no rank correlation: 0
