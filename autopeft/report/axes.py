@@ -21,9 +21,10 @@ font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,san
 .ap .grid{stroke:var(--grid);fill:none}.ap .axis{stroke:var(--soft);fill:none}
 .ap .cloud{fill:var(--cloud);fill-opacity:.55}.ap .cloud-line{stroke:var(--cloud);fill:none;stroke-opacity:.45}
 .ap .front{fill:var(--front);stroke:var(--paper)}.ap .front-line{stroke:var(--front);fill:none;stroke-width:2}
-.ap .bar{stroke:var(--front);stroke-width:1.2}
+.ap .thin{stroke-width:1.2;stroke-opacity:.8}.ap .bar{stroke:var(--front);stroke-width:1.2}
 .ap .rival{fill:var(--rival);stroke:var(--paper)}.ap .rival-line{stroke:var(--rival);fill:none;stroke-dasharray:5 4}
-.ap text.rival-text{fill:var(--rival)}.ap text{font-variant-numeric:tabular-nums}
+.ap text.rival-text{fill:var(--rival);paint-order:stroke;stroke:var(--paper);stroke-width:3px}
+.ap text{font-variant-numeric:tabular-nums}
 </style>"""
 
 

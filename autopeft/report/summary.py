@@ -22,7 +22,7 @@ from autopeft.report.records import (
     TrialRow,
 )
 from autopeft.report.verdict import judge
-from autopeft.search.bayes import posterior_quality
+from autopeft.search.quality import posterior_quality
 from autopeft.setting import Setting
 from autopeft.shapes import BackboneShape
 from autopeft.spaces.base import dimension_table

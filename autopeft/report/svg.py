@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -35,12 +36,13 @@ def front_svg(summary: Summary, width: int = 760, height: int = 440) -> str:
     searched = [r for r in summary.trials if r.purpose == "search" and r.quality is not None]
     rivals = [b for b in summary.baselines if b.quality is not None]
     label = f"Pareto front of {len(summary.front)} configurations out of {len(searched)} completed trials"
-    x = decades([r.parameters for r in [*searched, *rivals] if r.parameters > 0], 62, width - 24)
+    everything: list[TrialRow | BaselineRow] = [*searched, *rivals]
+    x = decades([r.parameters for r in everything if r.parameters > 0], 62, width - 24)
     floor = _floor([_q(r) for r in searched], [_q(r) for r in summary.front])
-    y = linear([max(_q(r), floor) for r in [*searched, *rivals]], height - 66, 34)
+    y = linear([max(_q(r), floor) for r in everything], height - 66, 34)
     shares = [numbers.percent(100 * 10**tick / summary.definition.backbone_parameters) for tick, _ in x.ticks]
     parts = frame(x, y, "stored parameters, and their share of the backbone", _metric(summary), shares)
-    if not searched and not rivals:
+    if not everything:
         parts.append(text((62 + width - 24) / 2, height / 2, "no trial has completed yet", "soft", "middle"))
         return figure(width, height, label, parts)
     low = [r for r in searched if _q(r) < floor]
@@ -79,12 +81,12 @@ def curves_svg(summary: Summary, width: int = 560, height: int = 250) -> str:
     epochs = max((len(r.curve) for r in rows), default=2)
     x = whole(epochs, 62, width - 24)
     top = float(np.quantile(losses, 0.98)) if losses else 1.0
-    y = linear([0.0, *(min(v, top) for v in losses)], height - 48, 34, wanted=5, pad=0.03)
+    y = linear([min(v, top) for v in losses], height - 48, 34, wanted=5, pad=0.03)
     parts = frame(x, y, "epoch", "mean training loss")
     if not rows:
         parts.append(text((62 + width - 24) / 2, height / 2, "no learning curve was recorded", "soft", "middle"))
     for row in [*_some([r for r in rows if not r.on_front]), *(r for r in rows if r.on_front)]:
-        css = "front-line" if row.on_front else "cloud-line"
+        css = "front-line thin" if row.on_front else "cloud-line"
         points = [(x(k + 1), y(min(v, top))) for k, v in enumerate(row.curve) if v is not None]
         ending = ", ".join(numbers.quality(v) for v in row.curve)
         parts.append(titled(line(points, css), f"trial {row.trial}: {ending}\n{row.description}"))
@@ -133,7 +135,12 @@ def _dot(row: TrialRow, x: Axis, y: Axis, floor: float) -> str:
 
 
 def _staircase(front: Sequence[TrialRow], x: Axis, y: Axis) -> list[str]:
-    """The border of what the front dominates; with a third objective some steps may go down and are left out."""
+    points = _corners(front, x, y)
+    return [line(points, "front-line")] if points else []
+
+
+def _corners(front: Sequence[TrialRow], x: Axis, y: Axis) -> list[tuple[float, float]]:
+    """The border of what the front dominates; with a third objective some steps would go down and are left out."""
     best, points = -math.inf, list[tuple[float, float]]()
     for row in sorted(front, key=lambda r: (r.parameters, -_q(r))):
         if _q(row) > best:
@@ -141,7 +148,7 @@ def _staircase(front: Sequence[TrialRow], x: Axis, y: Axis) -> list[str]:
             points += [(here, y(best))] if points else []
             best = _q(row)
             points.append((here, y(best)))
-    return [line([*points, (x.end, points[-1][1])], "front-line")] if points else []
+    return [*points, (x.end, points[-1][1])] if points else []
 
 
 def _bars(summary: Summary, x: Axis, y: Axis) -> list[str]:
@@ -161,6 +168,10 @@ def _rivals(rivals: Sequence[BaselineRow], summary: Summary, x: Axis, y: Axis) -
     marks = [(_at(b.parameters, x), y(_q(b))) for b in rivals]
     taken = [_around(_at(r.parameters, x), y(_q(r)), 6) for r in summary.front]
     taken += [_around(cx, cy, 6) for cx, cy in marks]
+    corners = _corners(summary.front, x, y)
+    taken += [
+        (min(a[0], b[0]), min(a[1], b[1]), max(a[0], b[0]) + 2, max(a[1], b[1]) + 2) for a, b in pairwise(corners)
+    ]
     shapes, labels = [], []
     for rival, (cx, cy) in zip(rivals, marks, strict=True):
         title = (
@@ -187,7 +198,7 @@ def _places(cx: float, cy: float, name: str, marker: bool) -> Iterator[tuple[flo
         starts = [(cx + 10, cy + 4), (cx - 10 - wide, cy + 4)]
         starts += [(cx + dx, cy + dy) for dy in (-11, 20, -25, 34) for dx in (-wide / 2, 6, -wide - 6)]
     else:
-        starts = [(cx + 6 + shift, cy + dy) for shift in (0, 160, 320) for dy in (-6, 15)]
+        starts = [(cx + 6 + shift, cy + dy) for shift in (0, 120, 240, 360, 480) for dy in (-6, 15)]
     for px, py in starts:
         yield px, py, (px, py - 10, px + wide, py + 3)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from autopeft.report import numbers
 from autopeft.report.records import BaselineRow, Comparison, FinalRow, Noise, Outcome, TrialRow, Verdict
@@ -127,7 +127,7 @@ def _margin(noise: Noise | None, ours: int, theirs: int) -> float | None:
     """Half the width of the confidence interval of a difference of two means, for equal deviations."""
     if noise is None:
         return None
-    quantile = float(student.ppf(0.5 + CONFIDENCE / 2, noise.freedom))
+    quantile = float(stdtrit(noise.freedom, 0.5 + CONFIDENCE / 2))
     return quantile * noise.deviation * math.sqrt(1 / ours + 1 / theirs)
 
 
@@ -163,7 +163,10 @@ def _sentence(outcome: Outcome, evidence: _Evidence, baseline: BaselineRow) -> s
 def _fewer(ours: int, theirs: int) -> str:
     if ours == theirs:
         return "as many parameters"
-    return f"{theirs / ours:.3g} times fewer parameters" if ours else "no parameters"
+    if ours == 0:
+        return "no parameters"
+    ratio = theirs / ours
+    return f"{ratio:.3g} times fewer parameters" if ratio >= 1.95 else f"{100 * (1 - 1 / ratio):.2g} % fewer parameters"
 
 
 def _smaller(best: TrialRow, gain: float) -> str:
@@ -182,24 +185,23 @@ def _text(comparisons: Sequence[Comparison], front: Sequence[TrialRow]) -> str:
         parts.append(f"The search beat {numbers.listing(beaten)}, by more than seeds explain.")
     if ahead := names("beaten", False):
         parts.append(f"On one run each, the front is ahead of {numbers.listing(ahead)}.")
-    if level := names("level"):
-        be = "is" if len(level) == 1 else "are"
-        parts.append(f"{numbers.listing(level)} {be} level with the front: no difference beyond the noise.")
     if lost := names("unbeaten", True):
         parts.append(f"The search did not beat {numbers.listing(lost)}.")
     if behind := names("unbeaten", False):
         parts.append(f"The search did not beat {numbers.listing(behind)}, on one run each.")
+    if level := names("level"):
+        be = "is" if len(level) == 1 else "are"
+        parts.append(f"{numbers.listing(level)} {be} level with the front: no difference beyond the noise.")
     if aside := names("incomparable"):
         be = "has" if len(aside) == 1 else "have"
-        parts.append(
-            f"{numbers.listing(aside)} {be} fewer parameters than anything on the front, and lower quality."
-        )
+        parts.append(f"{numbers.listing(aside)} {be} fewer parameters than anything on the front, and lower quality.")
     dominated = {number for c in comparisons for number in c.dominates}
     if dominated:
         by = [c.baseline for c in comparisons if c.dominates]
         what = "the whole front" if len(dominated) == len(front) else f"{len(dominated)} of the front's {len(front)}"
         end = "" if len(dominated) == len(front) else " configurations"
-        parts.append(f"Measured numbers alone, {numbers.listing(by)} dominates {what}{end}.")
+        verb = "dominates" if len(by) == 1 else "together dominate"
+        parts.append(f"By the measured numbers alone, {numbers.listing(by)} {verb} {what}{end}.")
     if any(c.margin is None and c.outcome in ("beaten", "unbeaten", "level") for c in comparisons):
         parts.append("The noise of a seed was not measured here, so small differences prove nothing.")
     return " ".join(parts)

@@ -1,0 +1,227 @@
+"""The tables of a report as rows of text, for a terminal and for the HTML page alike. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autopeft.report import numbers
+from autopeft.report.records import Comparison, FinalRow, Importance, Summary, TrialRow
+
+BEST_LEVEL_TRIALS = 3
+"""Fewest trials with a value for its mean to be named the best."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text.
+
+    Attributes:
+        header: Titles of the columns.
+        rows: Cells, one tuple per row.
+        right: Indices of the columns that are set flush right: the numbers.
+    """
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    right: frozenset[int]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def plain(self) -> str:
+        """Returns the table as aligned lines without borders, for a pipe or a log."""
+        lines = [self.header, *self.rows]
+        widths = [max(len(row[k]) for row in lines) for k in range(len(self.header))]
+        return "\n".join(
+            "  ".join(
+                c.rjust(w) if k in self.right else c.ljust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in lines
+        )
+
+
+def front_rows(summary: Summary) -> Table:
+    """Returns the front, fewest parameters first."""
+    measured = any(row.estimate is not None for row in summary.front)
+    header = ("trial", summary.definition.metric, *(("estimate",) if measured else ()))
+    header = (*header, "parameters", "% of backbone", "learning rate", "time", "configuration")
+    rows = tuple(
+        (
+            str(row.trial),
+            numbers.quality(row.quality),
+            *((_estimate(row),) if measured else ()),
+            numbers.count(row.parameters),
+            numbers.percent(row.percent),
+            numbers.rate(row.learning_rate),
+            numbers.duration(row.seconds),
+            _modules(row.description),
+        )
+        for row in summary.front
+    )
+    return Table(header, rows, frozenset(range(len(header) - 1)))
+
+
+def baseline_table(summary: Summary) -> Table:
+    """Returns the baselines with what the comparison found, fewest parameters first."""
+    found = {c.trial: c for c in summary.verdict.comparisons}
+    header = ("baseline", summary.definition.metric, "parameters", "% of backbone", "learning rate", "time", "front")
+    rows = tuple(
+        (
+            row.name,
+            numbers.quality(row.quality),
+            numbers.count(row.parameters),
+            numbers.percent(row.percent),
+            numbers.rate(row.learning_rate) + (f" (best of {len(row.rates)})" if len(row.rates) > 1 else ""),
+            numbers.duration(row.seconds),
+            outcome(found[row.trial]) if row.trial in found else row.status,
+        )
+        for row in summary.baselines
+    )
+    return Table(header, rows, frozenset({1, 2, 3, 4, 5}))
+
+
+def outcome(comparison: Comparison) -> str:
+    """Returns a comparison in a few words: "beaten by 17 (+0.012)"."""
+    by = f"trial {comparison.rival} ({numbers.difference(comparison.difference)})"
+    unproven = "" if comparison.proven or comparison.margin is not None else ", one run each"
+    return {
+        "beaten": f"beaten by {by}{unproven}",
+        "unbeaten": f"not beaten; best rival {by}{unproven}",
+        "level": f"level with {by}",
+        "incomparable": f"smaller than the front; {by} is better",
+    }[comparison.outcome]
+
+
+def final_table(summary: Summary) -> Table:
+    """Returns the runs on fresh seeds: mean and standard deviation per split."""
+    splits = list(dict.fromkeys(s.split for row in summary.finals for s in row.splits))
+    header = ("trial", "parameters", "seeds", "in the search", *splits, "configuration")
+    rows = tuple(
+        (
+            str(row.of),
+            numbers.count(row.parameters),
+            f"{len(row.seeds)}" + (f" ({row.failed} failed)" if row.failed else ""),
+            numbers.quality(row.quality),
+            *(_spread(row, split) for split in splits),
+            f"{row.name}: {_modules(row.description)}" if row.name else row.description,
+        )
+        for row in summary.finals
+    )
+    return Table(header, rows, frozenset(range(len(header) - 1)))
+
+
+def importance_table(summary: Summary) -> Table:
+    """Returns the decisions, the most important first."""
+    header = ("decision", "share of variance", "90 % interval", "chance", "best value so far")
+    rows = tuple(
+        (
+            one.name,
+            f"{100 * one.share:.0f} %",
+            f"{100 * one.low:.0f} to {100 * one.high:.0f} %",
+            f"{100 * one.chance:.0f} %",
+            best_level(one),
+        )
+        for one in summary.importance
+    )
+    return Table(header, rows, frozenset({1, 2, 3}))
+
+
+def best_level(one: Importance) -> str:
+    """Returns the value of the best mean quality among those with several trials, where the decision matters."""
+    known = [level for level in one.levels if level.trials >= BEST_LEVEL_TRIALS]
+    if not one.clear or len(known) < 2:
+        return numbers.NONE
+    best = max(known, key=lambda level: level.mean)
+    value = {True: "on", False: "off"}[best.value] if isinstance(best.value, bool) else f"{best.value}"
+    return f"{value} (mean {numbers.quality(best.mean)}, {best.trials} trials)"
+
+
+def failure_table(summary: Summary) -> Table:
+    """Returns failures by kind and message."""
+    rows = tuple(
+        (row.kind, str(row.count), ", ".join(map(str, row.trials[:8])) + ("…" if row.count > 8 else ""), row.message)
+        for row in summary.failures
+    )
+    return Table(("kind", "count", "trials", "message"), rows, frozenset({1}))
+
+
+def cost_table(summary: Summary) -> Table:
+    """Returns what the trials used, by purpose."""
+    header = ("trials of", "number", "CPU time", "wall time", "largest memory")
+    rows = tuple(
+        (
+            {"baseline": "baselines", "final": "fresh seeds"}.get(row.purpose, row.purpose),
+            str(row.trials),
+            numbers.duration(row.cpu_seconds),
+            numbers.duration(row.seconds),
+            numbers.size(row.peak_bytes),
+        )
+        for row in summary.cost.rows
+        if row.trials or row.purpose == "all"
+    )
+    return Table(header, rows, frozenset({1, 2, 3, 4}))
+
+
+def trial_table(summary: Summary, most: int | None = None) -> Table:
+    """Returns all trials in order of number, or the last `most` of them."""
+    header = (
+        "trial",
+        "kind",
+        "state",
+        summary.definition.metric,
+        "parameters",
+        "learning rate",
+        "time",
+        "configuration",
+    )
+    rows = tuple(
+        (
+            str(row.trial),
+            ("front" if row.on_front else row.purpose) if row.purpose == "search" else row.name or row.purpose,
+            row.failure or row.status,
+            numbers.quality(row.quality),
+            numbers.count(row.parameters),
+            numbers.rate(row.learning_rate),
+            numbers.duration(row.seconds),
+            _modules(row.description),
+        )
+        for row in (summary.trials if most is None else summary.trials[-most:] if most else ())
+    )
+    return Table(header, rows, frozenset({0, 3, 4, 5, 6}))
+
+
+def progress_line(summary: Summary) -> str:
+    """Returns where the search stands: "24 of 60 trials: 22 completed, 2 failed"."""
+    states = [s for s in ("completed", "pruned", "failed", "running", "queued", "interrupted") if summary.progress[s]]
+    told = ", ".join(f"{summary.progress[s]} {s}" for s in states) or "none yet"
+    return f"{summary.progress['search']} of {summary.definition.trials} trials: {told}"
+
+
+def noise_line(summary: Summary) -> str:
+    """Returns what is known of the noise of a seed, in a sentence or two."""
+    told = [
+        f"{numbers.quality(n.deviation, 4)} on the {n.split} split ({n.configurations} "
+        f"configuration{'s' if n.configurations > 1 else ''}, {n.freedom} degrees of freedom)"
+        for n in summary.noise
+    ]
+    if not told:
+        return "The noise of a seed was not measured: no configuration was trained with several seeds."
+    return f"Standard deviation of one run over seeds: {numbers.listing(told)}."
+
+
+def _estimate(row: TrialRow) -> str:
+    if row.estimate is None:
+        return numbers.NONE
+    return f"{numbers.quality(row.estimate)} ± {numbers.quality(row.estimate_deviation)}"
+
+
+def _spread(row: FinalRow, split: str) -> str:
+    scores = row.on(split)
+    if scores is None:
+        return numbers.NONE
+    return numbers.quality(scores.mean) + (f" ± {scores.deviation:.3f}" if scores.deviation is not None else "")
+
+
+def _modules(description: str) -> str:
+    """Drops the rate, which has a column of its own."""
+    return description.rpartition(" · lr ")[0] or description
