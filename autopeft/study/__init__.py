@@ -1,1 +1,1 @@
-"""Filled in with the package."""
+"""The study: a durable list of trials, its store and its executors. Torch-free in the driver."""

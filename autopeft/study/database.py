@@ -82,12 +82,12 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        full = "full" in str(error)
+        disk = isinstance(error, sqlite3.OperationalError)
         raise StudyError(
             f"the study's database cannot be used ({error})",
             where=str(path),
-            cure="free some space and run the same command again; finished trials are kept"
-            if full
+            cure="check the disk (space, permissions) and run the same command again; finished trials are kept"
+            if disk
             else "rebuild it from the trial folders; every finished trial has one",
         ) from error
 

@@ -18,19 +18,15 @@ from autopeft.shapes import BackboneShape
 from autopeft.spaces import space_from_dict
 from autopeft.spaces.base import Space
 from autopeft.study.folders import canonical, checksum
-from autopeft.trial import Budget, Constraint, Objective, Problem
+from autopeft.trial import Budget, Constraint, Objective, Problem, StoredParameters
 from autopeft.version import __version__
 
-EVALUATE = "autopeft.training.worker:evaluate"
-
-
-def _stored_parameters(shape: BackboneShape) -> Callable[[Configuration], float]:
-    return lambda configuration: float(configuration.count(shape).stored)
+EVALUATE = "autopeft.worker:evaluate"
 
 
 OBJECTIVES: Mapping[str, Callable[[BackboneShape], Objective]] = {
     "quality": lambda shape: Objective("quality", "maximize"),
-    "parameters": lambda shape: Objective("parameters", "minimize", _stored_parameters(shape), log=True),
+    "parameters": lambda shape: Objective("parameters", "minimize", StoredParameters(shape), log=True),
     "seconds": lambda shape: Objective("seconds", "minimize", log=True),
     "memory": lambda shape: Objective("memory", "minimize", log=True),
 }

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from autopeft.errors import AutoPeftError
-from autopeft.job import Job, Outcome
 from autopeft.study.executors.base import Event, Executor, Failed, Finished, Lost
+from autopeft.study.ledger import Ledger
 from autopeft.study.signals import StopNow, StopRequests
 from autopeft.trial import Failure, Trial, TrialStatus
 
@@ -58,25 +58,6 @@ class TrainingStoppedError(AutoPeftError):
     def __init__(self, report: RunReport) -> None:
         super().__init__(f"training was stopped ({report.stopped})", cure="run the same command again to go on")
         self.report = report
-
-
-class Ledger(Protocol):
-    """What the loop needs of a study: each call is recorded before it returns."""
-
-    def trial(self, number: int) -> Trial:
-        """Returns the trial as recorded."""
-
-    def begin(self, number: int) -> Job:
-        """Marks a queued trial as running and returns its job."""
-
-    def tell(self, number: int, result: Outcome | Failure) -> Trial:
-        """Records how a trial ended."""
-
-    def lose(self, number: int, reason: str) -> Trial:
-        """Records that a worker vanished: the trial is queued again, or failed where that happened too often."""
-
-    def interrupt(self, number: int, reason: str) -> Trial:
-        """Records that a running trial was given up; it is queued when the study is next opened for writing."""
 
 
 def drive(ledger: Ledger, following: Callable[[], Trial | None], executor: Executor, watch: Watch) -> RunReport:

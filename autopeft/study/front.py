@@ -14,7 +14,7 @@ from autopeft.study.definition import parameter_bound
 from autopeft.study.executors.base import resolve
 from autopeft.trial import Objective, Trial, TrialStatus
 
-LOAD_ADAPTER = "autopeft.adapters:load"
+LOAD_ADAPTER = "autopeft.adapters.adapter:load"
 TrainFinals = Callable[[int, int, int], Sequence[Trial]]
 """From number of a trial, seeds and workers to the finished final trials."""
 

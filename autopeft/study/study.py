@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from autopeft.configuration import Configuration
-from autopeft.errors import InputError, StudyError, nearest
+from autopeft.errors import InputError, StudyError
 from autopeft.heads import Head
 from autopeft.job import Job, Outcome
 from autopeft.pareto import ParetoFront
@@ -20,18 +20,14 @@ from autopeft.study.database import StudyEvent
 from autopeft.study.definition import EVALUATE, StudyDefinition, library_versions
 from autopeft.study.driver import RunReport, TrainingStoppedError, Watch, drive
 from autopeft.study.executors.base import Executor
-from autopeft.study.executors.inline import InlineExecutor
-from autopeft.study.executors.process import ProcessExecutor
+from autopeft.study.executors.choice import make_executor
 from autopeft.study.folders import Damage
 from autopeft.study.front import StudyFront
-from autopeft.study.outcomes import ended
+from autopeft.study.ledger import Ledger
 from autopeft.study.planning import baseline_proposals, counts, final_proposals, finals_of, propose
 from autopeft.study.store import TEST_OPENED, Store
 from autopeft.tasks.base import Task
-from autopeft.trial import Budget, Failure, Proposal, Trial, TrialStatus, require_transition
-
-RETRIES = 2
-"""How often a trial is run again after its worker vanished; once more and it counts as crashed."""
+from autopeft.trial import Budget, Failure, Trial, TrialStatus
 
 FINAL_SPLITS = ("validation", "selection")
 ExecutorChoice = Executor | Literal["process", "inline"]
@@ -54,8 +50,7 @@ class Study:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._definition = StudyDefinition.from_dict(store.definition())
-        self._problem = self._definition.problem()
+        self._ledger = Ledger(store)
 
     # -- opening -----------------------------------------------------------------------------------------------------
 
@@ -159,7 +154,7 @@ class Study:
         try:
             study = Study(store)
             if not readonly:
-                study._resume()
+                study._ledger.resume()
         except BaseException:
             store.close()
             raise
@@ -187,7 +182,7 @@ class Study:
     @property
     def definition(self) -> StudyDefinition:
         """What it is."""
-        return self._definition
+        return self._ledger.definition
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -203,7 +198,7 @@ class Study:
     def front(self) -> StudyFront:
         """The Pareto front of the completed search trials."""
         searched = [t for t in self.trials if t.proposal.purpose == "search"]
-        pareto = ParetoFront.of(searched, self._problem.objectives)
+        pareto = ParetoFront.of(searched, self.definition.problem().objectives)
         shape = self.definition.setting.backbone.shape
         return StudyFront(pareto, shape, lambda n, seeds, workers: self.train(n, seeds, workers=workers), self.folder)
 
@@ -244,7 +239,7 @@ class Study:
         Raises:
             StudyError: The searcher broke its contract, or the study is open for reading only.
         """
-        return self._add(propose(self.definition, self.trials, self._store.next_number(), n))
+        return self._ledger.add(propose(self.definition, self.trials, self._store.next_number(), n))
 
     def tell(self, number: int, result: Outcome | Failure) -> Trial:
         """Records how a trial ended: its folder first, then its state.
@@ -256,33 +251,11 @@ class Study:
         Raises:
             StudyError: The trial has ended already, or the disk refuses; nothing is changed then.
         """
-        trial = self.trial(number)
-        running = [replace(trial, status=TrialStatus.RUNNING)] if trial.status is TrialStatus.QUEUED else []
-        final = ended(trial, result, self._problem)
-        require_transition(running[0].status if running else trial.status, final.status, number)
-        files = result.files if isinstance(result, Outcome) and final.status is TrialStatus.COMPLETED else {}
-        self._store.trial_folders.write(final, files)
-        return self._store.advance(*running, final)
+        return self._ledger.tell(number, result)
 
     def begin(self, number: int) -> Job:
         """Marks a queued trial as running and returns its job."""
-        trial = self._store.advance(replace(self.trial(number), status=TrialStatus.RUNNING))
-        proposal = trial.proposal
-        splits = tuple(proposal.note.get("splits", ("validation",)))
-        setting = self.definition.setting
-        return Job(number, proposal.configuration, proposal.budget, proposal.seed, setting, splits)
-
-    def lose(self, number: int, reason: str) -> Trial:
-        """Records that a worker vanished: the trial is queued again, or failed after `RETRIES` further attempts."""
-        losses = sum(bool(e.detail.get("lost")) for e in self._store.events("interrupted", number))
-        if losses >= RETRIES:
-            return self.tell(number, Failure("crashed", f"its worker vanished {losses + 1} times: {reason}"))
-        return self._requeue(self.trial(number), {"reason": reason, "lost": True})
-
-    def interrupt(self, number: int, reason: str) -> Trial:
-        """Records that a running trial was given up; it is queued when the study is next opened for writing."""
-        given_up = replace(self.trial(number), status=TrialStatus.INTERRUPTED)
-        return self._store.advance(given_up, detail={"reason": reason})
+        return self._ledger.begin(number)
 
     # -- running -----------------------------------------------------------------------------------------------------
 
@@ -313,8 +286,8 @@ class Study:
         """
         if trials is not None:
             self._set_total(trials)
-        self._requeue_all({"reason": "it is run again"})
-        self._add(baseline_proposals(self.definition, self.trials))
+        self._ledger.requeue_all({"reason": "it is run again"})
+        self._ledger.add(baseline_proposals(self.definition, self.trials))
         report = self._drive(self._following, workers, executor, progress)
         return replace(report, stopped="exhausted") if report.stopped == "finished" and self.missing else report
 
@@ -380,11 +353,11 @@ class Study:
             of = chosen.proposal.note.get("of")
             raise InputError(f"trial {number} is a final one itself", where="trial", cure=f"name trial {of}")
         wanted = [self.definition.seed + 1 + k for k in range(seeds)]
-        self._requeue_all({"reason": "it is run again"})
+        self._ledger.requeue_all({"reason": "it is run again"})
         missing = [seed for seed in wanted if seed not in finals_of(self.trials, number, splits)]
         if missing and "test" in splits:
             self._store.note(TEST_OPENED, number, {"seeds": missing})
-        self._add(final_proposals(chosen, missing, splits))
+        self._ledger.add(final_proposals(chosen, missing, splits))
         known = finals_of(self.trials, number, splits)
         numbers = [known[seed].number for seed in wanted]
 
@@ -399,24 +372,15 @@ class Study:
     def _drive(
         self, following: Callable[[], Trial | None], workers: int, executor: ExecutorChoice | None, watch: Watch | None
     ) -> RunReport:
-        chosen = self._executor(executor or "process", workers) if not isinstance(executor, Executor) else executor
+        told = watch or (lambda event, trial: None)
+        if isinstance(executor, Executor):
+            return drive(self._ledger, following, executor, told)
+        threads = self.definition.setting.recipe.threads
+        made = make_executor(executor or "process", self.definition.evaluate, workers, threads)
         try:
-            return drive(self, following, chosen, watch or (lambda event, trial: None))
+            return drive(self._ledger, following, made, told)
         finally:
-            if chosen is not executor:
-                chosen.close()
-
-    def _executor(self, name: str, workers: int) -> Executor:
-        if workers < 1:
-            raise InputError(f"{workers} workers can run nothing", where="workers", cure="use 1 or more")
-        evaluate, threads = self.definition.evaluate, self.definition.setting.recipe.threads
-        if name == "process":
-            return ProcessExecutor(evaluate, workers, threads)
-        if name != "inline":
-            raise InputError(f"unknown executor '{name}'", where="executor", cure=nearest(name, ("process", "inline")))
-        if workers > 1:
-            raise InputError("the inline executor runs one trial at a time", where="workers", cure='use "process"')
-        return InlineExecutor(evaluate)
+            made.close()
 
     def _following(self) -> Trial | None:
         """Returns the next trial of a search: what waits already, or a new proposal while the total allows."""
@@ -428,28 +392,6 @@ class Study:
     def _queued(self) -> Iterator[Trial]:
         return (t for t in self.trials if t.status is TrialStatus.QUEUED)
 
-    def _add(self, proposals: Sequence[Proposal]) -> list[Trial]:
-        first = self._store.next_number()
-        added = [Trial(first + k, proposal) for k, proposal in enumerate(proposals)]
-        if added:
-            self._store.add(added)
-        return added
-
     def _set_total(self, trials: int) -> None:
         if trials != self.definition.trials:
-            self._definition = self.definition.extended(trials)
-            self._store.redefine(self._definition.to_dict())
-
-    def _resume(self) -> None:
-        """Queues what an earlier process left running or interrupted, and notes it."""
-        died = self._requeue_all({"reason": "the process that ran it is gone"})
-        if died:
-            self._store.note("resumed", detail={"trials": died})
-
-    def _requeue_all(self, detail: Mapping[str, Any]) -> list[int]:
-        unfinished = [t for t in self.trials if t.status in (TrialStatus.RUNNING, TrialStatus.INTERRUPTED)]
-        return [self._requeue(trial, detail).number for trial in unfinished]
-
-    def _requeue(self, trial: Trial, detail: Mapping[str, Any]) -> Trial:
-        interrupted = [replace(trial, status=TrialStatus.INTERRUPTED)] if trial.status is TrialStatus.RUNNING else []
-        return self._store.advance(*interrupted, replace(trial, status=TrialStatus.QUEUED), detail=detail)
+            self._ledger.redefine(self.definition.extended(trials))

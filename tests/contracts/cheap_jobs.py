@@ -16,18 +16,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autopeft import search, spaces
+from autopeft import spaces
 from autopeft.configuration import Configuration, Training
 from autopeft.errors import TrainingError
 from autopeft.families import shape_of
 from autopeft.job import Job, Outcome
-from autopeft.search.base import make_searcher
+from autopeft.search.random import RandomSearch
 from autopeft.setting import Backbone, Setting
 from autopeft.study.definition import StudyDefinition
 from autopeft.tasks.base import TaskSource
 from autopeft.trial import Budget, Cost, Trial
-
-assert search  # its import registers the searchers
 
 HERE = "tests.contracts.cheap_jobs"
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +62,7 @@ def definition(job: str = "formula", **changes: Any) -> StudyDefinition:
     made = StudyDefinition(
         setting=setting(),
         space=spaces.autopeft(prefix=False).on(SHAPE),
-        searcher=make_searcher("random"),
+        searcher=RandomSearch(stratified=False),
         trials=12,
         budget=Budget(0, 1),
         evaluate=f"{HERE}:{job}",
@@ -86,7 +84,7 @@ def table(trials: tuple[Trial, ...]) -> list[dict[str, Any]]:
     return rows
 
 
-# -- jobs ----------------------------------------------------------------------------------------------------------------
+# -- jobs --
 
 
 def formula(job: Job) -> Outcome:
@@ -99,7 +97,7 @@ def formula(job: Job) -> Outcome:
     return Outcome(
         {"quality": quality, "parameters": float(count), "seconds": seconds},
         Cost(seconds, seconds, 1),
-        {"scores": {split: quality for split in job.splits}, "threads": os.environ.get("OMP_NUM_THREADS")},
+        {"scores": dict.fromkeys(job.splits, quality), "threads": os.environ.get("OMP_NUM_THREADS")},
         {"adapter.safetensors": f"{job.configuration.id} {job.seed}".encode()},
     )
 
@@ -196,3 +194,8 @@ def every_third_fails(job: Job) -> Outcome:
     if job.number % 3 == 0:
         raise ValueError("a third of them fail")
     return formula(job)
+
+
+def load(folder: Path) -> bytes:
+    """Stands for `autopeft.adapters.load`: the bytes that `formula` left."""
+    return (folder / "adapter.safetensors").read_bytes()

@@ -88,7 +88,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-# -- every executor ------------------------------------------------------------------------------------------------------
+# -- every executor --
 
 
 def test_a_job_starts_and_ends_once_with_its_outcome(make: Make) -> None:
@@ -173,7 +173,7 @@ def test_closing_twice_is_safe(make: Make) -> None:
     assert executor.poll(0.0) == []
 
 
-# -- processes -----------------------------------------------------------------------------------------------------------
+# -- processes --
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_a_worker_killed_between_jobs_is_replaced(processes: Make) -> None:
     collect(executor, 1)
     (worker,) = executor.processes
     os.kill(worker, signal.SIGKILL)
-    wait_until(lambda: not alive(worker))
+    os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)  # dead with all its threads, and not yet reaped
     executor.submit(some_job(1))
     assert isinstance(ending(executor), Finished)
 

@@ -1,1 +1,1 @@
-"""Filled in with the package."""
+"""Where jobs run: in this process, or in worker processes."""
