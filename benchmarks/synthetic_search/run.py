@@ -1,10 +1,10 @@
 """Compares searchers on synthetic landscapes whose true front is known.
 
-    OMP_NUM_THREADS=1 python benchmarks/synthetic_search/run.py --instances 5
+    OMP_NUM_THREADS=1 PYTHONPATH=. python benchmarks/synthetic_search/run.py --instances 5
 
-A score is the noise-free hypervolume of the chosen set divided by that of the true front. "raw" chooses the front of the
-noisy observations, "posterior" the front by the model's mean. The instances (seeds 0, 1, ...) were not used for tuning;
-those used for it have seeds from 1000 on.
+A score is the noise-free hypervolume of the chosen set divided by that of the true front. "raw" chooses the front of
+the noisy observations, "posterior" the front by the model's mean. The instances (seeds 0, 1, ...) were not used for
+tuning; those used for it have seeds from 1000 on.
 """
 
 from __future__ import annotations

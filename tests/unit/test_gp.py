@@ -1,0 +1,186 @@
+"""The Gaussian process and the acquisition against dense linear algebra, numerical gradients and Monte Carlo."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import approx_fprime
+from scipy.stats import multivariate_normal, norm
+
+from autopeft.pareto import hypervolume
+from autopeft.search.acquisition import Staircase, expected_improvement, noisy_improvement
+from autopeft.search.gp import JITTER, Block, Prior, fit, kernel, negative_log_posterior
+
+PRIOR = Prior((Block((0, 1, 2)), Block((2, 3), amplitude=0.7, length_scale=1.0, spread=0.7)))
+
+
+def data(n: int = 25) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    x = rng.random((n, 4))
+    return x, 3 + 2 * np.sin(4 * x[:, 0]) + x[:, 3] + 0.1 * rng.standard_normal(n)
+
+
+def theta(seed: int = 1) -> np.ndarray:
+    return PRIOR.mean + 0.4 * np.random.default_rng(seed).standard_normal(len(PRIOR.mean))
+
+
+def matern(left: np.ndarray, right: np.ndarray, scales: np.ndarray) -> float:
+    """Matern-5/2 written out for one pair of inputs."""
+    r = float(np.sqrt((((left - right) / scales) ** 2).sum()))
+    return (1 + np.sqrt(5) * r + 5 * r**2 / 3) * float(np.exp(-np.sqrt(5) * r))
+
+
+def test_the_kernel_is_the_sum_of_its_terms() -> None:
+    x, t = data(6)[0], theta()
+    expected = [
+        [
+            1.0
+            + np.exp(2 * t[3]) * matern(a[:3], b[:3], np.exp(t[:3]))
+            + np.exp(2 * t[6]) * matern(a[2:], b[2:], np.exp(t[4:6]))
+            for b in x
+        ]
+        for a in x
+    ]
+    np.testing.assert_allclose(kernel(PRIOR, t, x, x), expected, atol=1e-9)
+
+
+def test_the_posterior_density_is_the_multivariate_normal_one_times_the_prior() -> None:
+    x, y = data()
+    repeats = np.arange(1.0, 26.0)
+    values = []
+    for t in (theta(1), theta(2)):
+        covariance = kernel(PRIOR, t, x, x) + np.diag(np.exp(2 * t[-1]) / repeats + JITTER)
+        log = (
+            multivariate_normal(np.zeros(25), covariance).logpdf(y) + norm(PRIOR.mean, PRIOR.deviation).logpdf(t).sum()
+        )
+        values.append((negative_log_posterior(t, PRIOR, x, y, repeats)[0], -log))
+    assert values[0][0] - values[1][0] == pytest.approx(values[0][1] - values[1][1], rel=1e-8)
+
+
+def test_the_gradient_is_the_numerical_one() -> None:
+    x, y = data()
+    repeats = np.arange(1.0, 26.0)
+    for seed in range(3):
+        t = theta(seed)
+        numerical = approx_fprime(t, lambda v: negative_log_posterior(v, PRIOR, x, y, repeats)[0], 1e-7)
+        np.testing.assert_allclose(negative_log_posterior(t, PRIOR, x, y, repeats)[1], numerical, rtol=2e-4, atol=2e-3)
+
+
+def test_the_fit_is_a_stationary_point_better_than_the_start() -> None:
+    x, y = data()
+    gp = fit(x, y, PRIOR)
+    ones = np.ones(len(x))
+    value, gradient = negative_log_posterior(gp.theta, PRIOR, x, gp.y, ones)
+    assert value < negative_log_posterior(PRIOR.mean, PRIOR, x, gp.y, ones)[0] - 1
+    assert np.abs(gradient).max() < 0.05
+
+
+def test_prediction_equals_dense_algebra() -> None:
+    x, y = data()
+    gp = fit(x, y, PRIOR)
+    new = np.random.default_rng(3).random((7, 4))
+    inverse = np.linalg.inv(kernel(PRIOR, gp.theta, x, x) + (np.exp(2 * gp.theta[-1]) + JITTER) * np.eye(len(x)))
+    cross = kernel(PRIOR, gp.theta, new, x)
+    mean, deviation = gp.predict(new)
+    np.testing.assert_allclose(mean, y.mean() + cross @ inverse @ (y - y.mean()), rtol=1e-8)
+    covariance = kernel(PRIOR, gp.theta, new, new) - cross @ inverse @ cross.T
+    np.testing.assert_allclose(deviation, y.std() * np.sqrt(np.diag(covariance)), rtol=1e-6)
+
+
+def test_paths_have_the_posterior_s_moments_and_keep_their_values() -> None:
+    x, y = data()
+    gp = fit(x, y, PRIOR)
+    rng = np.random.default_rng(4)
+    pending, new = rng.random((3, 4)), rng.random((5, 4))
+    draws = 20_000
+    paths = gp.paths(pending, draws, rng)
+    for values, at in ((paths.values[:25], x), (paths.values[25:], pending)):
+        mean, deviation = gp.predict(at)
+        # Five standard errors of a mean and of a standard deviation.
+        assert (np.abs(values.mean(axis=1) - mean) < 5 * deviation / np.sqrt(draws) + 1e-3).all()
+        assert (np.abs(values.std(axis=1) / deviation - 1) < 5 / np.sqrt(2 * draws) + 1e-2).all()
+    means, deviation = paths.predict(new)
+    mean, total = gp.predict(new)
+    assert (np.abs(means.mean(axis=1) - mean) < 5 * total / np.sqrt(draws)).all()
+    np.testing.assert_allclose(means.var(axis=1) + deviation**2, total**2, rtol=0.05)
+    kept, spread = paths.predict(paths.known)
+    np.testing.assert_allclose(kept, paths.values, atol=5e-3)
+    assert spread.max() < 5e-3
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_equal_targets_and_few_points_give_finite_predictions(n: int) -> None:
+    x = np.random.default_rng(0).random((n, 4))
+    gp = fit(x, np.full(n, 0.7), PRIOR)
+    mean, deviation = gp.predict(np.vstack([x, x + 3]))
+    np.testing.assert_allclose(mean, 0.7)
+    assert np.isfinite(deviation).all()
+    assert np.isfinite(gp.paths(np.empty((0, 4)), 4, np.random.default_rng(0)).values).all()
+
+
+def test_repeated_inputs_do_not_break_the_factorisation() -> None:
+    x = np.zeros((6, 4))
+    gp = fit(x, np.arange(6.0), PRIOR)
+    assert gp.predict(x)[0] == pytest.approx(2.5)
+    assert np.isfinite(gp.paths(x, 4, np.random.default_rng(0)).values).all()
+
+
+FRONT_QUALITY, FRONT_COST = np.array([0.5, 0.7, 0.65, 0.9, 0.2]), np.array([3.0, 4.0, 4.5, 5.5, 2.0])
+
+
+def test_the_staircase_holds_the_front_above_the_reference() -> None:
+    stairs = Staircase.of(FRONT_QUALITY, FRONT_COST, (0.3, 6.0))
+    assert stairs.edges.tolist() == [-np.inf, 3.0, 4.0, 5.5, 6.0]
+    assert stairs.heights.tolist() == [0.3, 0.5, 0.7, 0.9]
+    empty = Staircase.of(FRONT_QUALITY, FRONT_COST, (0.95, 6.0))
+    assert empty.heights.tolist() == [0.95]
+
+
+@pytest.mark.parametrize(("mean", "deviation", "cost"), [(0.6, 0.2, 3.5), (0.95, 0.05, 2.0), (0.4, 0.3, 5.8)])
+def test_expected_improvement_equals_monte_carlo(mean: float, deviation: float, cost: float) -> None:
+    reference = (0.3, 6.0)
+    stairs = Staircase.of(FRONT_QUALITY, FRONT_COST, reference)
+    corner = [reference[0], -reference[1]]
+    front = np.column_stack([FRONT_QUALITY, -FRONT_COST])
+    before = hypervolume(front, corner)
+    qualities = np.random.default_rng(0).normal(mean, deviation, 4000)
+    gains = [hypervolume(np.vstack([front, [q, -cost]]), corner) - before for q in qualities]
+    closed = expected_improvement(stairs, np.array([mean]), np.array([deviation]), np.array([cost]))[0]
+    # Four standard errors of the Monte Carlo mean.
+    assert abs(closed - np.mean(gains)) < 4 * np.std(gains) / np.sqrt(len(gains))
+    assert closed > 0
+
+
+def test_without_a_cost_it_is_the_expected_improvement() -> None:
+    mean, deviation = np.array([0.5, 1.2]), np.array([0.3, 0.1])
+    stairs = Staircase.of(np.array([0.8, 1.0]), np.zeros(2), (0.0, 1.0))
+    z = (mean - 1.0) / deviation
+    np.testing.assert_allclose(
+        expected_improvement(stairs, mean, deviation, np.zeros(2)), deviation * (z * norm.cdf(z) + norm.pdf(z))
+    )
+
+
+def test_beyond_the_reference_cost_nothing_improves() -> None:
+    stairs = Staircase.of(FRONT_QUALITY, FRONT_COST, (0.3, 6.0))
+    assert expected_improvement(stairs, np.array([5.0]), np.array([1.0]), np.array([6.0])).tolist() == [0.0]
+
+
+def test_the_noisy_improvement_is_the_mean_over_draws_whatever_the_chunk() -> None:
+    x, y = data()
+    gp = fit(x, y, PRIOR)
+    rng = np.random.default_rng(5)
+    paths = gp.paths(rng.random((2, 4)), 6, rng)
+    cost = np.concatenate([x, paths.known[25:]])[:, 1]
+    stairs = [Staircase.of(values, cost, (2.0, 1.5)) for values in paths.values.T]
+    new = rng.random((10, 4))
+    means, deviation = paths.predict(new)
+    expected = np.mean(
+        [expected_improvement(s, means[:, k], deviation, new[:, 1]) for k, s in enumerate(stairs)], axis=0
+    )
+    for chunk in (3, 100):
+        np.testing.assert_allclose(
+            noisy_improvement(paths, stairs, new, new[:, 1], chunk), expected, rtol=1e-9, atol=1e-12
+        )
+    # A point whose value is known in every draw, pending ones included, adds (almost) nothing.
+    at_known = noisy_improvement(paths, stairs, paths.known, cost)
+    assert at_known.max() < 0.05 * expected.max()
