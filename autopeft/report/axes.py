@@ -137,7 +137,7 @@ def frame(x: Axis, y: Axis, x_title: str, y_title: str, second: Sequence[str] = 
 
 def _round_step(rough: float) -> float:
     power = 10.0 ** math.floor(math.log10(rough))
-    return next(m * power for m in (1.0, 2.0, 5.0, 10.0) if rough <= m * power * (1 + 1e-9))
+    return next(m * power for m in (1.0, 2.0, 5.0, 10.0) if 0.75 * rough <= m * power)
 
 
 def _tick(value: float, places: int) -> str:
