@@ -219,7 +219,7 @@ def test_busy_time_is_the_union_and_pauses_are_left_out() -> None:
 
 def test_noise_leaves_out_the_run_that_was_chosen() -> None:
     configuration = Configuration()
-    runs = [("search", 0, 0.9), ("final", 1, 0.70), ("final", 2, 0.72)]
+    runs = [("search", 0, 0.9), ("search", 9, 0.5), ("final", 1, 0.70), ("final", 2, 0.72)]
     trials = [
         Trial(
             n,
