@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from autopeft.configuration import Configuration
 from autopeft.setting import Setting
@@ -41,7 +45,8 @@ class Outcome:
     Attributes:
         objectives: "quality", "parameters" (stored), "seconds", "memory" and so on.
         cost: What it used.
-        detail: Further JSON: "curve" (mean training loss per epoch), "scores" (metric per split), "counts".
+        detail: Further JSON: "curve" (mean training loss per epoch), "scores" (metric per split), "counts",
+            "predictions" (`predictions_digest` per split).
         files: Name to content of what belongs in the trial's folder (the adapter); only the driver writes.
     """
 
@@ -49,3 +54,16 @@ class Outcome:
     cost: Cost
     detail: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def predictions_digest(predictions: NDArray[Any]) -> str:
+    """Returns the SHA-256 of predictions in order, shape (n,): class indices as int64, numbers as float32.
+
+    A process that loads the adapter and predicts the same split can show with it that nothing changed.
+
+    Example:
+        >>> predictions_digest(np.array([0, 2, 1]))[:8]
+        '0f004f11'
+    """
+    kind = np.float32 if predictions.dtype.kind == "f" else np.int64
+    return hashlib.sha256(np.ascontiguousarray(predictions, dtype=kind).tobytes()).hexdigest()

@@ -19,7 +19,7 @@ from autopeft.adapters import Adapter, build_head
 from autopeft.backbones import Injection, inject, load_backbone, load_tokenizer
 from autopeft.errors import TrainingError
 from autopeft.heads.layer import HeadLayer
-from autopeft.job import Job, Outcome
+from autopeft.job import Job, Outcome, predictions_digest
 from autopeft.setting import Setting
 from autopeft.tasks import Task
 from autopeft.training import cost
@@ -119,7 +119,13 @@ def evaluate(job: Job) -> Outcome:
         "seconds": spent.seconds,
         "memory": float(total.peak_bytes),
     }
-    detail = {"curve": curve, "scores": scores, "counts": counts, "examples": len(_rows(job, loaded.split("train")))}
+    detail = {
+        "curve": curve,
+        "scores": scores,
+        "counts": counts,
+        "examples": len(_rows(job, loaded.split("train"))),
+        "predictions": {name: predictions_digest(_predicted(loaded.task, found)) for name, found in outputs.items()},
+    }
     files = adapter.files() if job.keep else {}
     del adapter, injection, head
     gc.collect()
@@ -134,8 +140,13 @@ def score(task: Task, split: str, outputs: NDArray[np.float32]) -> float:
         split: Name of the split.
         outputs: Outputs of the head, shape (n, outputs).
     """
-    predictions = outputs.argmax(axis=1) if task.labels else outputs[:, 0].astype(np.float64)
+    predictions = _predicted(task, outputs)
     return float(tasks.METRICS[task.metric].function(task.splits[split].targets, predictions))
+
+
+def _predicted(task: Task, outputs: NDArray[np.float32]) -> NDArray[Any]:
+    """Returns class indices, or numbers, shape (n,)."""
+    return outputs.argmax(axis=1) if task.labels else outputs[:, 0].astype(np.float64)
 
 
 def _rows(job: Job, tokens: Tokens) -> NDArray[np.int64]:

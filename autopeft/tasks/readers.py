@@ -35,13 +35,13 @@ class Table:
         return f"{self.name}:{self.lines[row]}" if self.lines is not None else f"{self.name}, row {row}"
 
 
-def read(name: str, columns: Sequence[str], split: str = "train") -> Table:
+def read(name: str, columns: Sequence[str] | None, split: str = "train") -> Table:
     """Reads the named columns of a file or data set.
 
     Args:
         name: Path of a .csv, .tsv, .jsonl, .ndjson, .json or .parquet file, or "hf:NAME", "hf:OWNER/NAME/CONFIG",
             each with an optional "#SPLIT".
-        columns: Columns to keep; all must exist.
+        columns: Columns to keep; all must exist. None keeps every column.
         split: Split of a Hugging Face data set that has no "#SPLIT".
 
     Raises:
@@ -101,11 +101,11 @@ def _text(name: str) -> str:
         raise InputError(what, where=f"{name}:{line}", cure="save the file in UTF-8") from None
 
 
-def _read_csv(name: str, columns: Sequence[str]) -> Table:
+def _read_csv(name: str, columns: Sequence[str] | None) -> Table:
     return _table_of_records(name, columns, _records(name, _text(name), delimiter=",", strict=True))
 
 
-def _read_tsv(name: str, columns: Sequence[str]) -> Table:
+def _read_tsv(name: str, columns: Sequence[str] | None) -> Table:
     # Tab-separated text has no quoting by convention (a lone " in a GLUE file would swallow lines); only where the
     # rows then come out ragged and reading with quotes mends it, the file was written with quotes.
     text = _text(name)
@@ -133,10 +133,11 @@ def _records(name: str, text: str, **dialect: Any) -> list[tuple[int, list[str]]
     return records
 
 
-def _table_of_records(name: str, columns: Sequence[str], records: list[tuple[int, list[str]]]) -> Table:
+def _table_of_records(name: str, columns: Sequence[str] | None, records: list[tuple[int, list[str]]]) -> Table:
     if not records:
         raise InputError("the file is empty", where=name, cure="its first line must name the columns")
     header = records[0][1]
+    columns = header if columns is None else columns
     check_columns(name, columns, header)
     for column in columns:
         if header.count(column) > 1:
@@ -155,7 +156,7 @@ def _table_of_records(name: str, columns: Sequence[str], records: list[tuple[int
     )
 
 
-def _read_json(name: str, columns: Sequence[str]) -> Table:
+def _read_json(name: str, columns: Sequence[str] | None) -> Table:
     text = _text(name)
     objects: list[tuple[int, Any]] = []
     array = text.lstrip().startswith("[")  # one array instead of lines
@@ -173,6 +174,7 @@ def _read_json(name: str, columns: Sequence[str]) -> Table:
         known.update(dict.fromkeys(item))
     if not objects:
         raise InputError("the file is empty", where=name, cure="write one JSON object a line")
+    columns = list(known) if columns is None else columns
     check_columns(name, columns, list(known))
     values = {column: [item.get(column) for _, item in objects] for column in columns}
     return Table(name, values, None if array else [number for number, _ in objects])
@@ -189,14 +191,16 @@ def _parse_json(name: str, text: str, line: int) -> Any:
         raise InputError("JSON nested too deeply", where=f"{name}:{line}", cure="write flat objects") from None
 
 
-def _read_parquet(name: str, columns: Sequence[str]) -> Table:
+def _read_parquet(name: str, columns: Sequence[str] | None) -> Table:
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise MissingExtra("pyarrow", extra="datasets") from None
     try:
-        check_columns(name, columns, list(pyarrow.parquet.read_schema(name).names))
+        present = list(pyarrow.parquet.read_schema(name).names)
+        columns = present if columns is None else columns
+        check_columns(name, columns, present)
         table = pyarrow.parquet.read_table(name, columns=list(columns))
     except (pyarrow.ArrowException, OSError) as error:
         first = str(error).splitlines()[0]
@@ -251,13 +255,14 @@ def dataset_splits(reference: str) -> tuple[str, ...]:
     return tuple(_open_dataset(reference)[0])
 
 
-def _read_dataset(reference: str, columns: Sequence[str], split: str) -> Table:
+def _read_dataset(reference: str, columns: Sequence[str] | None, split: str) -> Table:
     loaded, named = _open_dataset(reference)
     split = named or split
     if split not in loaded:
         raise InputError(f"no split {split!r}", where=reference, cure=nearest(split, list(loaded)))
     part = loaded[split]
     place = f"{reference.partition('#')[0]}#{split}"
+    columns = list(part.column_names) if columns is None else columns
     check_columns(place, columns, list(part.column_names))
     values = {}
     for column in columns:
@@ -267,7 +272,7 @@ def _read_dataset(reference: str, columns: Sequence[str], split: str) -> Table:
     return Table(place, values)
 
 
-READERS: dict[str, Callable[[str, Sequence[str]], Table]] = {
+READERS: dict[str, Callable[[str, Sequence[str] | None], Table]] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
     ".jsonl": _read_json,

@@ -1,0 +1,16 @@
+"""Arguments that several verbs take. Imports nothing but typer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+StudyFolder = Annotated[str, typer.Argument(metavar="STUDY", help="Directory of the study.", show_default=False)]
+Which = Annotated[
+    str,
+    typer.Argument(
+        metavar="TRIAL", help="Number of a trial, knee (best compromise), or best (best quality).", show_default=False
+    ),
+]

@@ -1,0 +1,82 @@
+"""`autopeft plan`: what a search would visit and cost."""
+
+from __future__ import annotations
+
+from autopeft.cli.arguments import Json
+from autopeft.cli.flags import Given, with_settings
+
+
+@with_settings
+def run(given: Given, as_json: Json = False) -> None:
+    """Show the size of the space, its parameters, and what a search would take; train nothing.
+
+    Parameter counts are exact. Time and memory are estimates; the output says how they were made.
+
+    Example: autopeft plan study.yaml --max-parameters 0.5%
+    """
+    from autopeft.cli.console import facts, parameters, print_json, say, table
+    from autopeft.cli.define import define
+    from autopeft.cli.estimate import as_json as plain
+    from autopeft.cli.estimate import plan
+    from autopeft.report.numbers import duration, size
+    from autopeft.spaces import dimension_table
+
+    found = define(given.settings())
+    definition, workers = found.definition, found.settings.search.workers
+    shape = definition.setting.backbone.shape
+    total = shape.total_parameters
+    made = plan(definition, found.task, workers)
+    counts = {name: configuration.count(shape) for name, configuration in definition.baselines}
+    head = definition.setting.head.count(shape.width, found.task.outputs)
+    if as_json:
+        baselines = [
+            {"name": name, **vars(count), "percent": 100 * count.stored / total} for name, count in counts.items()
+        ]
+        print_json(
+            {
+                "schema": 1,
+                "backbone_parameters": total,
+                "head_parameters": head,
+                "dimensions": [dict(row) for row in dimension_table(definition.space)],
+                "trials": definition.trials,
+                "workers": workers,
+                "baselines": baselines,
+                **plain(made),
+            }
+        )
+        return
+    table(
+        "Decisions",
+        ("name", "kind", "values"),
+        [(d.name, d.kind, " ".join(f"{v:g}" if d.kind == "rate" else str(v) for v in d.values))
+         for d in definition.space.dimensions],
+    )  # fmt: skip
+    over = "all configurations" if made.exact else f"{made.counted:,} random ones"
+    low, middle, high = (parameters(v, total) for v in vars(made.parameters).values())
+    limits = ", ".join(f"{name} <= {bound}" for name, bound in definition.constraints.items())
+    facts(
+        "Space",
+        {
+            "configurations": f"{made.size:,}" + (f"; {made.allowed:.0%} of {over} keep {limits}" if limits else ""),
+            "stored parameters": f"{low} to {high}, median {middle} over {over}; percentages of the backbone's {total:,}",
+            "head": f"{head:,} parameters more, in every configuration",
+        },
+    )
+    say("")
+    rows = [(name, f"{c.stored:,}", f"{100 * c.stored / total:.2f}", f"{c.trained:,}") for name, c in counts.items()]
+    if rows:
+        table("Baselines", ("name", "stored>", "percent>", "trained>"), rows)
+    each = made.seconds
+    facts(
+        "Cost (estimated)",
+        {
+            "one trial": f"{duration(each.minimum)} to {duration(each.maximum)}, median {duration(each.median)}, "
+            f"with {definition.setting.recipe.threads} thread(s)",
+            "the search": f"{duration(made.total_seconds)}: {definition.trials} trials and {len(counts)} baselines, "
+            f"{workers} at once",
+            "memory": f"{size(int(made.memory.minimum))} to {size(int(made.memory.maximum))} per worker",
+            "how": f"counted operations of this data ({made.tokens:.0f} tokens a text on average) divided by the speed "
+            f"of a matrix product\nmeasured just now ({made.speed / 1e9:.0f} GFLOP/s); a busy machine, or other "
+            "hardware for the trials, makes it wrong by as much",
+        },
+    )

@@ -1,0 +1,107 @@
+"""`autopeft search`: runs a search, or continues it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from autopeft.cli.arguments import Json
+from autopeft.cli.flags import Given, with_settings
+
+if TYPE_CHECKING:
+    from autopeft.study.driver import RunReport
+    from autopeft.study.study import Study
+
+CONTINUING = {("study",), ("search", "trials"), ("search", "workers")}
+"""What may be given when a study is continued by its directory alone."""
+
+
+@with_settings
+def run(given: Given, as_json: Json = False) -> None:
+    """Search the space; the same command continues a search that was stopped or killed.
+
+    Trains the baselines first, then the trials; prints one line for each. Ctrl-C once ends after the running trials,
+    twice at once; both leave a study that goes on. A search that exists needs no more than --study, and --trials to
+    extend it.
+
+    Example: autopeft search --train reviews.csv --text review --label stars --backbone demo --study runs/reviews
+    """
+    from autopeft.cli.console import Lines, print_json, say
+    from autopeft.cli.tables import overview
+    from autopeft.study.planning import counts
+    from autopeft.trial import TrialStatus
+
+    study, workers, trials = _open(given)
+    with study:
+        shape = study.definition.setting.backbone.shape
+        waiting = sum(t.status is TrialStatus.QUEUED and t.proposal.purpose != "final" for t in study.trials)
+        fresh = len(study.definition.baselines) - len(study.baselines)
+        asked = max(0, trials - sum(counts(t) for t in study.trials)) + waiting + fresh
+        if not as_json:
+            done = sum(t.status.final and t.proposal.purpose == "search" for t in study.trials)
+            say(
+                f"study {study.path}: {done} of {trials} trials done, "
+                f"{len(study.definition.baselines)} baselines, {workers} at once"
+            )
+        for damage in study.damaged:
+            say(f"warning: {damage}; it is set aside and not used", stderr=True)
+        lines = Lines(asked, shape.total_parameters, workers, quiet=as_json)
+        with lines.shown():
+            report = study.run(workers=workers, trials=trials, progress=lines)
+        if as_json:
+            print_json({"schema": 1, **_ended(study, report)})
+        elif report.stopped in ("finished", "exhausted"):
+            overview(study)
+        _say_ending(study, report)
+    raise typer.Exit(report.exit_code)
+
+
+def _open(given: Given) -> tuple[Study, int, int]:
+    """Opens the study for writing, or makes it; returns it with the workers and the total of trials."""
+    from autopeft.cli.define import define
+    from autopeft.errors import InputError
+    from autopeft.study.store import Store
+    from autopeft.study.study import Study
+
+    settings = given.settings()
+    if not settings.study:
+        raise InputError(
+            "no directory for the study is named", where="study", cure="give --study DIR, such as runs/first"
+        )
+    workers = settings.search.workers
+    only = given.file is None and set(given.overrides) <= CONTINUING
+    if only and Store.exists(Path(settings.study)):
+        if workers < 1:
+            raise InputError(f"{workers} workers can run nothing", where="search.workers", cure="use 1 or more")
+        study = Study.open(settings.study)
+        asked = ("search", "trials") in given.overrides
+        return study, workers, settings.search.trials if asked else study.definition.trials
+    defined = define(settings)
+    return Study.start(settings.study, defined.definition), workers, settings.search.trials
+
+
+def _ended(study: Study, report: RunReport) -> dict[str, object]:
+    return {
+        "study": str(study.path),
+        "stopped": report.stopped,
+        "completed": report.completed,
+        "failed": report.failed,
+        "failure": vars(report.failure) if report.failure else None,
+        "missing": study.missing,
+        "front": [t.number for t in study.front],
+    }
+
+
+def _say_ending(study: Study, report: RunReport) -> None:
+    from autopeft.cli.console import say
+
+    if report.stopped == "failing" and report.failure:
+        say("error: the first trials all failed alike, so the search was stopped", stderr=True)
+        say(f"  {report.failure.kind}: {report.failure.message}", stderr=True)
+        say("  mend the cause and run the same command again; `autopeft show STUDY 0` has the traceback", stderr=True)
+    elif report.stopped in ("interrupted", "terminated"):
+        say(f"stopped with {study.missing} trials to go; the same command goes on", stderr=True)
+    elif report.stopped == "exhausted":
+        say(f"the searcher had nothing more to propose; {study.missing} trials were not needed", stderr=True)

@@ -1,0 +1,77 @@
+"""`autopeft show`: everything about one trial."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from autopeft.cli.arguments import Json, StudyFolder, Which
+
+if TYPE_CHECKING:
+    from autopeft.study.study import Study
+    from autopeft.trial import Trial
+
+
+def run(folder: StudyFolder, which: Which, as_json: Json = False) -> None:
+    """Show one trial: configuration, scores, cost, curve, failure, and the command that trains it again.
+
+    Example: autopeft show runs/reviews knee
+    """
+    from autopeft.cli.choose import choose
+    from autopeft.cli.console import print_json
+    from autopeft.study.study import Study
+
+    with Study.open(folder, readonly=True) as study:
+        trial = choose(study, which)
+        command = f"autopeft train {shlex.quote(folder)} {trial.number} --same-seed"
+        if as_json:
+            backbone = study.definition.setting.backbone
+            print_json(
+                {
+                    "schema": 1,
+                    **trial.to_dict(),
+                    "configuration_id": trial.configuration.id,
+                    "folder": str(study.folder(trial.number)),
+                    "backbone": {"reference": backbone.reference, "sha256": backbone.sha256},
+                    "task_fingerprint": study.definition.setting.task["fingerprint"],
+                    "versions": dict(study.definition.versions),
+                    "command": command,
+                }
+            )
+        else:
+            _print(study, trial, command)
+
+
+def _print(study: Study, trial: Trial, command: str) -> None:
+    from autopeft.cli.console import facts, label_of, parameters, say
+    from autopeft.configuration import describe
+    from autopeft.report.numbers import duration, quality, size
+
+    setting, total = study.definition.setting, study.definition.setting.backbone.shape.total_parameters
+    shape = setting.backbone.shape
+    counted = trial.configuration.count(shape)
+    scores = trial.detail.get("scores", {})
+    curve = trial.detail.get("curve", ())
+    budget = trial.proposal.budget
+    folder = study.folder(trial.number)
+    lines = {
+        "configuration": f"{describe(trial.configuration)}\nid {trial.configuration.id}",
+        setting.task["metric"]: ", ".join(f"{quality(v, 4)} on {split}" for split, v in scores.items()) or "none",
+        "parameters": f"stored {parameters(counted.stored, total)}, trained {counted.trained:,}, active "
+        f"{counted.active:,}; head {setting.head.count(shape.width, setting.outputs):,} more",
+        "budget": f"{budget.examples or setting.task['sizes']['train']} examples, {budget.epochs} epochs; "
+        f"seed {trial.proposal.seed}",
+        "cost": f"{duration(trial.cost.seconds)}, {trial.cost.cpu_seconds:.1f} s of CPU, peak "
+        f"{size(trial.cost.peak_bytes)}",
+        "training loss": " ".join("not finite" if x is None else f"{x:.4f}" for x in curve) or "none",
+        "files": str(folder) if folder.is_dir() else "none",
+        "made with": ", ".join(f"{name} {version}" for name, version in study.definition.versions.items()),
+        "backbone": f"{setting.backbone.reference}, weights SHA-256 {setting.backbone.sha256[:16]}...",
+        "data": f"{setting.source.train}, fingerprint {str(setting.task['fingerprint'])[:16]}...",
+    }
+    if trial.failure:
+        lines["failure"] = f"{trial.failure.kind}: {trial.failure.message}\n{trial.failure.traceback}".rstrip()
+    facts(f"trial {trial.number} ({label_of(trial)}): {trial.status}", lines)
+    say(f"\nto train it again, to the same numbers: {command}")
+    if folder.is_dir() and not trial.failure:
+        say(f"to predict with it:                     autopeft predict {shlex.quote(str(folder))} 'a text'")

@@ -1,0 +1,63 @@
+"""`autopeft status`: how far a study is."""
+
+from __future__ import annotations
+
+from autopeft.cli.arguments import Json, StudyFolder
+
+
+def run(folder: StudyFolder, as_json: Json = False) -> None:
+    """Show how far a study is; works while it runs.
+
+    Example: autopeft status runs/reviews
+    """
+    from autopeft.cli.console import facts, parameters, print_json, say
+    from autopeft.report.numbers import duration, quality
+    from autopeft.study.study import Study
+    from autopeft.trial import TrialStatus
+
+    with Study.open(folder, readonly=True) as study:
+        trials, definition = study.trials, study.definition
+        searched = [t for t in trials if t.proposal.purpose == "search"]
+        states = {str(state): sum(t.status is state for t in trials) for state in TrialStatus}
+        finished = sum(t.status.final for t in searched)
+        completed = [t for t in searched if t.status is TrialStatus.COMPLETED]
+        front = study.front.trials
+        left = max(0, definition.trials - finished)
+        pace = sum(t.cost.seconds for t in completed) / len(completed) if completed else None
+        value = {
+            "schema": 1,
+            "study": str(study.path),
+            "id": definition.id,
+            "trials": definition.trials,
+            "finished": finished,
+            "baselines": sum(t.status.final for t in study.baselines),
+            "states": states,
+            "best": front[0].number if front else None,
+            "quality": front[0].objectives["quality"] if front else None,
+            "front": [t.number for t in front],
+            "seconds_per_trial": pace,
+            "seconds_left_one_worker": pace * left if pace is not None else None,
+            "damaged": [str(d) for d in study.damaged],
+        }
+    if as_json:
+        print_json(value)
+        return
+    total = definition.setting.backbone.shape.total_parameters
+    running = ", ".join(f"{n} {state}" for state, n in states.items() if n)
+    facts(
+        f"study {folder}",
+        {
+            "trials": f"{finished} of {definition.trials} search trials finished",
+            "states": f"{running or 'none yet'} (baselines and final runs included)",
+            "best": f"trial {front[0].number}: {definition.setting.task['metric']} "
+            f"{quality(front[0].objectives['quality'], 4)} with {parameters(front[0].objectives['parameters'], total)}"
+            if front
+            else "none yet",
+            "front": f"{len(front)} trials",
+            "left": f"about {duration(pace * left)} for one worker, at the mean time of a trial"
+            if pace is not None and left
+            else ("nothing" if not left else "unknown before the first trial ends"),
+        },
+    )
+    for damage in value["damaged"]:  # type: ignore[attr-defined]
+        say(f"warning: {damage}", stderr=True)

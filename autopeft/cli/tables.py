@@ -1,0 +1,46 @@
+"""Tables of a study that several verbs print: the front beside the baselines, and what came of it. No torch."""
+
+from __future__ import annotations
+
+from autopeft.cli.console import say, table
+from autopeft.report.numbers import count, percent, quality
+from autopeft.report.records import Summary
+from autopeft.report.summary import summarise
+from autopeft.study.study import Study
+
+
+def overview(study: Study) -> None:
+    """Prints the front, the baselines and whether the search beat them."""
+    print_front(summarise(study))
+    say(f"next: autopeft show {study.path} knee    autopeft train {study.path} knee --out DIR    "
+        f"autopeft report {study.path}")  # fmt: skip
+
+
+def print_front(summary: Summary) -> None:
+    """Prints the front with the baselines, the noise of a seed, and the verdict."""
+    metric = summary.definition.metric
+    noise = next((n for n in summary.noise if n.split == "validation"), None)
+    table(
+        f"Pareto front: {metric} on validation against stored parameters",
+        ("trial>", f"{metric}>", "parameters>", "percent>", "seconds>", "configuration"),
+        [
+            (str(r.trial), quality(r.quality, 4), count(r.parameters), percent(r.percent), f"{r.seconds or 0:.1f}",
+             r.description)
+            for r in summary.front
+        ],
+    )  # fmt: skip
+    if summary.baselines:
+        table(
+            "Baselines, each at its best learning rate",
+            ("trial>", f"{metric}>", "parameters>", "percent>", "name", "rates tried"),
+            [
+                (str(b.trial), quality(b.quality, 4), count(b.parameters), percent(b.percent), b.name,
+                 " ".join(f"{rate:g}" + ("*" if rate == b.learning_rate and len(b.rates) > 1 else "")
+                          for rate in b.rates))
+                for b in summary.baselines
+            ],
+        )  # fmt: skip
+    if noise:
+        say(f"noise of one seed: {noise.deviation:.4f} (standard deviation over {noise.freedom + noise.configurations} "
+            f"runs of {noise.configurations} configuration(s))")  # fmt: skip
+    say(summary.verdict.text)

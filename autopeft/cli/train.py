@@ -1,0 +1,213 @@
+"""`autopeft train`: trains a chosen configuration on fresh seeds and saves the adapter."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autopeft.cli.arguments import Json, StudyFolder, Which
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from autopeft.job import Outcome
+    from autopeft.study.study import Study
+    from autopeft.trial import Trial
+
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "README.md")
+
+
+def run(
+    folder: StudyFolder,
+    which: Which,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where to save the adapter.", show_default=False)
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Fresh seeds to train with.", min=1)] = 3,
+    max_parameters: Annotated[
+        str | None, typer.Option(help='With best: most stored parameters, such as "0.5%".', show_default=False)
+    ] = None,
+    open_test: Annotated[
+        bool, typer.Option("--open-test", help="Score the test split too; the study notes it.")
+    ] = False,
+    same_seed: Annotated[
+        bool, typer.Option("--same-seed", help="Repeat the trial exactly instead, and compare; nothing is recorded.")
+    ] = False,
+    workers: Annotated[int, typer.Option(help="Runs at once.", min=1)] = 1,
+    as_json: Json = False,
+) -> None:
+    """Train a chosen configuration again on fresh seeds; report mean and standard deviation; save the best adapter.
+
+    The search picked the trial by its validation score, which flatters it. The selection split has not been seen; the
+    test split is opened only with --open-test. The saved adapter is that of the seed best on validation.
+
+    Example: autopeft train runs/reviews best --max-parameters 0.5% --seeds 3 --out adapters/reviews
+    """
+    from autopeft.cli.choose import choose
+    from autopeft.cli.console import Lines
+    from autopeft.study.study import Study
+
+    if out is not None:
+        check_out(Path(out))
+    with Study.open(folder) as study:
+        trial = choose(study, which, max_parameters)
+        if same_seed:
+            _repeat(study, trial, out, as_json)
+            return
+        lines = Lines(seeds, study.definition.setting.backbone.shape.total_parameters, workers, quiet=as_json)
+        with lines.shown():
+            train = study.open_test if open_test else study.train
+            finals = train(trial.number, seeds=seeds, workers=workers, progress=lines)
+        best = _best(finals)
+        if out is not None and best is not None:
+            save(study.folder(best.number), Path(out))
+        _report(study, trial, finals, best, out, as_json)
+    if best is None:
+        raise typer.Exit(1)
+
+
+def save(source: Path, out: Path) -> None:
+    """Copies the files of an adapter out of a trial's folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ADAPTER:
+        shutil.copyfile(source / name, out / name)
+
+
+def check_out(out: Path) -> None:
+    """Raises InputError where an adapter must not be written: a file, or a folder with other things."""
+    from autopeft.errors import InputError
+
+    if out.is_dir() and any(out.iterdir()) and not (out / ADAPTER[0]).is_file():
+        cure = "name another folder, or an adapter's to replace it"
+        raise InputError("the folder holds other things", where=str(out), cure=cure)
+    if out.exists() and not out.is_dir():
+        raise InputError("this is a file", where=str(out), cure="name a folder")
+
+
+def _best(finals: Sequence[Trial]) -> Trial | None:
+    from autopeft.trial import TrialStatus
+
+    completed = [t for t in finals if t.status is TrialStatus.COMPLETED]
+    return max(completed, key=lambda t: (t.objectives["quality"], -t.number), default=None)
+
+
+def spread(finals: Sequence[Trial]) -> dict[str, dict[str, object]]:
+    """Returns mean, standard deviation (n - 1) and values by split."""
+    import statistics
+
+    by_split: dict[str, list[float]] = {}
+    for trial in finals:
+        for split, value in trial.detail.get("scores", {}).items():
+            by_split.setdefault(split, []).append(float(value))
+    return {
+        split: {
+            "mean": statistics.fmean(values),
+            "deviation": statistics.stdev(values) if len(values) > 1 else None,
+            "values": values,
+        }
+        for split, values in by_split.items()
+    }
+
+
+def _report(
+    study: Study, trial: Trial, finals: Sequence[Trial], best: Trial | None, out: str | None, as_json: bool
+) -> None:
+    from autopeft.cli.console import print_json, say, table
+    from autopeft.configuration import describe
+    from autopeft.report.numbers import quality
+
+    scores, metric = spread(finals), study.definition.setting.task["metric"]
+    if as_json:
+        print_json(
+            {
+                "schema": 1,
+                "trial": trial.number,
+                "configuration": trial.configuration.id,
+                "metric": metric,
+                "seeds": [t.proposal.seed for t in finals],
+                "finals": [t.number for t in finals],
+                "scores": scores,
+                "failed": [t.number for t in finals if t.failure],
+                "saved": best.number if best and out else None,
+                "out": out,
+            }
+        )
+        return
+    say(f"\ntrial {trial.number}: {describe(trial.configuration)}")
+    rows = [(split, *_mean_and_deviation(found), _values(found)) for split, found in scores.items()]
+    table(f"{metric} over {len(finals)} fresh seed(s)", ("split", "mean>", "deviation>", "values"), rows)
+    for failed in (t for t in finals if t.failure):
+        say(f"seed {failed.proposal.seed} failed: {failed.failure.message if failed.failure else ''}", stderr=True)
+    if best is None:
+        say("error: no seed could be trained", stderr=True)
+    elif out is None:
+        say("nothing was saved: give --out DIR for the adapter")
+    else:
+        say(f"adapter of seed {best.proposal.seed} (validation {quality(best.objectives['quality'], 4)}) saved: {out}")
+        say(f"predict with it: autopeft predict {shlex.quote(out)} 'a text'")
+
+
+def _mean_and_deviation(found: Mapping[str, object]) -> tuple[str, str]:
+    from autopeft.report.numbers import quality
+
+    mean, deviation = found["mean"], found["deviation"]
+    return quality(mean if isinstance(mean, float) else None, 4), quality(
+        deviation if isinstance(deviation, float) else None, 4
+    )
+
+
+def _values(found: Mapping[str, object]) -> str:
+    values = found["values"]
+    return " ".join(f"{v:.4f}" for v in values) if isinstance(values, list) else ""
+
+
+def _repeat(study: Study, trial: Trial, out: str | None, as_json: bool) -> None:
+    """Trains a trial again with its own seed, in a worker like the first time, and compares."""
+    from autopeft.cli.console import print_json, say
+    from autopeft.report.numbers import quality
+
+    outcome = _again(study, trial)
+    recorded, found = trial.objectives.get("quality"), outcome.objectives["quality"]
+    same = recorded == found
+    if out is not None:
+        target = Path(out)
+        target.mkdir(parents=True, exist_ok=True)
+        for name, content in outcome.files.items():
+            (target / name).write_bytes(content)
+    if as_json:
+        print_json(
+            {"schema": 1, "trial": trial.number, "recorded": recorded, "quality": found, "same": same, "out": out}
+        )
+    else:
+        verdict = "the same" if same else "NOT the same: other library versions, threads or hardware?"
+        say(f"trial {trial.number}: quality {quality(found, 4)}, recorded {quality(recorded, 4)}: {verdict}")
+    if not same:
+        raise typer.Exit(1)
+
+
+def _again(study: Study, trial: Trial) -> Outcome:
+    from autopeft.errors import TrainingError
+    from autopeft.job import Job
+    from autopeft.study.executors.base import Failed, Finished, Lost
+    from autopeft.study.executors.process import ProcessExecutor
+
+    proposal, definition = trial.proposal, study.definition
+    splits = tuple(proposal.note.get("splits", ("validation",)))
+    job = Job(trial.number, proposal.configuration, proposal.budget, proposal.seed, definition.setting, splits)
+    executor = ProcessExecutor(definition.evaluate, 1, definition.setting.recipe.threads)
+    try:
+        executor.submit(job)
+        while True:
+            for event in executor.poll(1.0):
+                if isinstance(event, Finished):
+                    return event.outcome
+                if isinstance(event, Failed):
+                    raise TrainingError(event.failure.message, kind=event.failure.kind, where=f"trial {trial.number}")
+                if isinstance(event, Lost):
+                    raise TrainingError(event.reason, where=f"trial {trial.number}")
+    finally:
+        executor.close()
