@@ -1,6 +1,7 @@
-"""Jobs that cost nothing, and studies of them: quality by a formula, and every way a job can go wrong.
+"""Jobs that cost nothing: quality by a formula, and every way a job can go wrong.
 
-The functions are named as "tests.contracts.cheap_jobs:NAME" and run in worker processes.
+The functions are named as "tests.contracts.cheap_jobs:NAME" and run in worker processes, which therefore import
+little; studies of them are in `cheap_studies`.
 """
 
 from __future__ import annotations
@@ -16,16 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autopeft import spaces
 from autopeft.configuration import Configuration, Training
 from autopeft.errors import TrainingError
 from autopeft.families import shape_of
 from autopeft.job import Job, Outcome
-from autopeft.search.random import RandomSearch
 from autopeft.setting import Backbone, Setting
-from autopeft.study.definition import StudyDefinition
 from autopeft.tasks.base import TaskSource
-from autopeft.trial import Budget, Cost, Trial
+from autopeft.trial import Budget, Cost
 
 HERE = "tests.contracts.cheap_jobs"
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,31 +55,8 @@ def setting() -> Setting:
     return Setting(Backbone("small-bert", "0" * 64, SHAPE), SOURCE, TASK, ROWS)
 
 
-def definition(job: str = "formula", **changes: Any) -> StudyDefinition:
-    """A study of cheap jobs: random search unless `changes` says otherwise."""
-    made = StudyDefinition(
-        setting=setting(),
-        space=spaces.autopeft(prefix=False).on(SHAPE),
-        searcher=RandomSearch(stratified=False),
-        trials=12,
-        budget=Budget(0, 1),
-        evaluate=f"{HERE}:{job}",
-    )
-    return replace(made, **changes)
-
-
 def some_job(number: int = 0, rate: float = 1e-3) -> Job:
     return Job(number, Configuration((), Training(rate)), Budget(0, 1), 0, setting())
-
-
-def table(trials: tuple[Trial, ...]) -> list[dict[str, Any]]:
-    """What must not differ between two runs of one study: everything but cost and measured time."""
-    rows = []
-    for trial in trials:
-        row = replace(trial, cost=Cost()).to_dict()
-        row["objectives"] = {k: v for k, v in row["objectives"].items() if k not in ("seconds", "memory")}
-        rows.append(row)
-    return rows
 
 
 # -- jobs --

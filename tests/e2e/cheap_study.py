@@ -24,7 +24,8 @@ from autopeft.errors import AutoPeftError
 from autopeft.presets import preset
 from autopeft.search.base import make_searcher
 from autopeft.study.study import Study
-from tests.contracts.cheap_jobs import SHAPE, definition
+from tests.contracts.cheap_jobs import SHAPE
+from tests.contracts.cheap_studies import definition
 
 POINTS = {
     "add": "autopeft.study.store:Store.add",

@@ -17,7 +17,8 @@ import pytest
 
 from autopeft.study.study import Study
 from autopeft.trial import TrialStatus
-from tests.contracts.cheap_jobs import ROOT, table
+from tests.contracts.cheap_jobs import ROOT
+from tests.contracts.cheap_studies import table
 
 PATIENCE = 120.0  # seconds after which a test gives up; no test measures time
 TRIALS = 8

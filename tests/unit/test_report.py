@@ -31,7 +31,8 @@ from autopeft.study.definition import StudyDefinition
 from autopeft.study.executors.inline import InlineExecutor
 from autopeft.study.study import Study
 from autopeft.trial import Budget, Cost, Failure, Proposal, Trial, TrialStatus
-from tests.contracts.cheap_jobs import SHAPE, TASK, definition, formula, setting
+from tests.contracts.cheap_jobs import SHAPE, TASK, formula, setting
+from tests.contracts.cheap_studies import definition
 
 EVIL = "<script>alert(1)</script>\"'&{{ 7 * 7 }}\x07</title><img src=x onerror=alert(2)>"
 SVG = "{http://www.w3.org/2000/svg}"

@@ -32,7 +32,8 @@ from autopeft.study.study import Study
 from autopeft.tasks.base import Task
 from autopeft.trial import Budget, Cost, Failure, Trial, TrialStatus
 from tests.contracts import cheap_jobs
-from tests.contracts.cheap_jobs import HERE, ROOT, ROWS, SHAPE, SOURCE, definition, table
+from tests.contracts.cheap_jobs import HERE, ROOT, ROWS, SHAPE, SOURCE
+from tests.contracts.cheap_studies import definition, table
 
 BASELINES = (("probe", preset("probe", SHAPE, 1e-3)), ("lora", preset("lora", SHAPE, 1e-3)))
 
@@ -509,7 +510,7 @@ def test_the_study_runs_where_torch_cannot_be_imported(path: Path) -> None:
     code = (
         "import sys\n"
         "for name in ('torch', 'transformers', 'peft'): sys.modules[name] = None\n"
-        "from tests.contracts.cheap_jobs import definition\n"
+        "from tests.contracts.cheap_studies import definition\n"
         "from autopeft.study.study import Study\n"
         f"study = Study.start({str(path)!r}, definition(trials=3, searcher=definition().searcher))\n"
         "print(study.run(executor='inline').completed, len(study.front) > 0)\n"
