@@ -18,7 +18,7 @@ class InlineExecutor(Executor):
         evaluate: What runs a job: a function, or its name as "package.module:function".
 
     Example:
-        >>> InlineExecutor("autopeft.training.worker:evaluate").capacity
+        >>> InlineExecutor("autopeft.worker:evaluate").capacity
         1
     """
 

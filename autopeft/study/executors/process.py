@@ -106,7 +106,7 @@ class ProcessExecutor(Executor):
         memory_limit: Bytes of data one process may hold, or None (`RLIMIT_DATA`; CPU memory only).
 
     Example:
-        >>> executor = ProcessExecutor("autopeft.training.worker:evaluate", workers=2)
+        >>> executor = ProcessExecutor("autopeft.worker:evaluate", workers=2)
         >>> executor.capacity
         2
         >>> executor.close()
