@@ -58,7 +58,8 @@ def run(given: Given, as_json: Json = False) -> None:
         "Space",
         {
             "configurations": f"{made.size:,}" + (f"; {made.allowed:.0%} of {over} keep {limits}" if limits else ""),
-            "stored parameters": f"{low} to {high}, median {middle} over {over}; percentages of the backbone's {total:,}",
+            "stored parameters": f"{low} to {high}, median {middle} over {over}",
+            "backbone": f"{total:,} parameters; percentages refer to it",
             "head": f"{head:,} parameters more, in every configuration",
         },
     )

@@ -172,7 +172,9 @@ objectives, options, searcher, seed, trials, workers)
     try:
         return Settings.model_validate(dict(values))
     except ValidationError as error:
-        first, *others = error.errors()
+        # Unknown keys first; of the members of a union, the one that got farthest explains most.
+        errors = sorted(error.errors(), key=lambda e: (e["type"] != "extra_forbidden", -len(e["loc"])))
+        first, *others = errors
     keys = tuple(str(part) for part in first["loc"])
     line = next((n for end in range(len(keys), 0, -1) if (n := (lines or {}).get(keys[:end]))), None)
     place = f"{name}:{line}, " if line else ""
@@ -183,7 +185,8 @@ objectives, options, searcher, seed, trials, workers)
         keys = tuple(k for k in keys if not k.endswith("]") and k not in ("bool", "int", "float", "str"))
         what = f"{first['input']!r} is refused: {first['msg'][:1].lower()}{first['msg'][1:]}"
         cure = "put it in quotes" if first["type"] == "string_type" else None
-    more = f" ({len(others)} further errors follow)" if others and first["type"] == "extra_forbidden" else ""
+    unknown = sum(e["type"] == "extra_forbidden" for e in others)
+    more = f" ({unknown} more unknown keys follow)" if unknown else ""
     raise InputError(what + more, where=place + ".".join(keys), cure=cure)
 
 
@@ -279,7 +282,7 @@ def template_of(settings: Settings) -> ModulesTemplate:
         ranks = options.pop("lora", True)
         if ranks is False:
             raise InputError(
-                "'lora_only' without LoRA is empty", where="space.lora", cure="give ranks, or leave it out"
+                "the space 'lora_only' without LoRA is empty", where="space.lora", cure="give ranks, or leave it out"
             )
         options |= {} if ranks is True else {"ranks": ranks}
         options |= {"sites": options.pop("lora_sites")} if "lora_sites" in options else {}
@@ -302,7 +305,11 @@ def head_of(settings: Settings) -> Head:
 
 
 def baselines_of(settings: Settings, shape: BackboneShape) -> tuple[tuple[str, Configuration], ...]:
-    """Returns pairs of name and configuration; of several rates each is a pair of its own, named "lora@0.003"."""
+    """Returns pairs of name and configuration; of several rates each is a pair of its own, named "lora@0.003".
+
+    Raises:
+        InputError: A baseline does not fit the backbone.
+    """
     return tuple(baselines(settings.baselines, shape))
 
 
@@ -310,7 +317,13 @@ def baselines(rates: Mapping[str, Sequence[float]], shape: BackboneShape) -> Ite
     """Yields pairs of name and configuration for baselines by preset name and learning rates."""
     for name, grid in rates.items():
         for rate in grid:
-            yield (name if len(grid) == 1 else f"{name}@{rate:g}"), preset(name, shape, rate)
+            made = preset(name, shape, rate)
+            try:
+                made.check(shape)
+            except InputError as refusal:
+                where = f"baselines.{name}"
+                raise InputError(refusal.what, where=where, cure="leave this baseline out") from None
+            yield (name if len(grid) == 1 else f"{name}@{rate:g}"), made
 
 
 def _keys_at(path: Sequence[str]) -> list[str]:

@@ -51,7 +51,8 @@ def run(given: Given, as_json: Json = False) -> None:
             f"{definition.setting.head.count(shape.width, task.outputs):,} parameters",
             "space": f"{definition.space.kind}, {definition.space.size:,} configurations",
             "baselines": ", ".join(name for name, _ in definition.baselines) or "none",
-            "study": f"{found.settings.study or '(not named)'}, {definition.trials} trials by {definition.searcher.kind}",
+            "search": f"{definition.trials} trials by {definition.searcher.kind}",
+            "study": found.settings.study or "not named",
         },
     )
     for note in task.notes:

@@ -1,0 +1,403 @@
+"""The verbs as a person uses them: a small real study, every refusal, and what runs without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autopeft.adapters import load
+from autopeft.study.study import Study
+from autopeft.trial import TrialStatus
+from tests.e2e.conftest import Run, lines, write_csv
+
+ROOT = Path(__file__).resolve().parents[2]
+TRIALS = 4
+
+
+@pytest.fixture(scope="module")
+def study(cli: Run, base: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A finished study with two baselines."""
+    folder = str(tmp_path_factory.mktemp("studies") / "small")
+    done = cli("search", *base, "--study", folder, "--trials", TRIALS, "--baselines", "probe,lora")
+    assert done.exit_code == 0, done.output
+    printed = [line for line in done.stdout.splitlines() if line.startswith("trial ")]
+    assert len(printed) == TRIALS + 2  # one line per finished trial, and no bar where there is no terminal
+    assert all("quality" in line and " s " in line and "completed" in line and "left" in line for line in printed)
+    assert "Pareto front" in done.stdout
+    assert "\x1b" not in done.stdout
+    return folder
+
+
+def payload(cli: Run, *arguments: object) -> Any:
+    done = cli(*arguments, "--json")
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def test_status_counts_trials_by_state(cli: Run, study: str) -> None:
+    value = payload(cli, "status", study)
+    assert (value["trials"], value["finished"], value["baselines"]) == (TRIALS, TRIALS, 2)
+    assert value["states"]["completed"] == TRIALS + 2
+    assert "4 of 4 search trials finished" in cli("status", study).stdout
+
+
+def test_pareto_shows_the_front_with_baselines_and_a_verdict(cli: Run, study: str) -> None:
+    value = payload(cli, "pareto", study)
+    with Study.open(study, readonly=True) as opened:
+        assert sorted(row["trial"] for row in value["front"]) == sorted(t.number for t in opened.front)
+        verdict = value["verdict"]["text"]
+    assert [b["name"] for b in value["baselines"]] == ["probe", "lora"]
+    text = cli("pareto", study).stdout
+    assert verdict in " ".join(text.split())
+    for row in value["front"]:
+        assert f"{row['quality']:.4f}" in text
+        assert f"{row['parameters']:,}" in text
+
+
+def test_show_tells_all_about_a_trial(cli: Run, study: str) -> None:
+    value = payload(cli, "show", study, "best")
+    with Study.open(study, readonly=True) as opened:
+        best = opened.front.trials[0]
+    assert value["number"] == best.number
+    assert value["proposal"] == best.to_dict()["proposal"]
+    assert {"versions", "task_fingerprint", "backbone", "command", "configuration_id"} <= value.keys()
+    assert value["command"] in cli("show", study, best.number).stdout
+
+
+def test_the_command_that_show_prints_gives_the_same_metric(cli: Run, study: str) -> None:
+    command = payload(cli, "show", study, TRIALS + 1)["command"].split()
+    value = payload(cli, *command[1:])
+    assert value["same"] is True
+    assert value["quality"] == value["recorded"]
+    assert payload(cli, "status", study)["states"]["completed"] == TRIALS + 2  # nothing was recorded
+
+
+def test_the_report_holds_the_numbers_of_its_json(cli: Run, study: str, tmp_path: Path) -> None:
+    value = payload(cli, "report", study)
+    page = tmp_path / "page.html"
+    assert cli("report", study, "--out", page).exit_code == 0
+    html = page.read_text(encoding="utf-8")
+    assert len(value["trials"]) == TRIALS + 2
+    assert all(f"{row['parameters']:,}" in html for row in value["front"])
+
+
+def test_doctor_needs_nothing(cli: Run) -> None:
+    value = payload(cli, "doctor")
+    assert value["versions"]["torch"]
+    assert "bert" in value["families"]
+    assert cli("doctor").exit_code == 0
+
+
+# -- adapters ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(cli: Run, study: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any]:
+    out = str(tmp_path_factory.mktemp("adapters") / "best")
+    return out, payload(cli, "train", study, "best", "--seeds", 2, "--open-test", "--out", out)
+
+
+def test_train_reports_mean_and_deviation_over_fresh_seeds(study: str, trained: tuple[str, Any]) -> None:
+    _, value = trained
+    with Study.open(study, readonly=True) as opened:
+        seed, finals = opened.definition.seed, [opened.trial(n) for n in value["finals"]]
+        assert [e.trial for e in opened.events if e.kind == "test split opened"] == [value["trial"]]
+    assert value["seeds"] == [seed + 1, seed + 2]
+    assert set(value["scores"]) == {"validation", "selection", "test"}
+    for split, found in value["scores"].items():
+        a, b = (t.detail["scores"][split] for t in finals)
+        assert found["mean"] == pytest.approx((a + b) / 2, abs=1e-12)
+        # The deviation of two numbers, with n - 1, is their distance over the square root of 2.
+        assert found["deviation"] == pytest.approx(abs(a - b) / 2**0.5, abs=1e-12)
+
+
+def test_the_saved_adapter_is_that_of_the_seed_best_on_validation(study: str, trained: tuple[str, Any]) -> None:
+    out, value = trained
+    with Study.open(study, readonly=True) as opened:
+        best = max((opened.trial(n) for n in value["finals"]), key=lambda t: (t.objectives["quality"], -t.number))
+        folder = opened.folder(best.number)
+    assert value["saved"] == best.number
+    assert (Path(out) / "adapter_model.safetensors").read_bytes() == (folder / "adapter_model.safetensors").read_bytes()
+
+
+def test_predict_takes_texts_and_files(cli: Run, trained: tuple[str, Any], tmp_path: Path) -> None:
+    out, _ = trained
+    rows = lines(5, seed=9)
+    texts = [text for text, _ in rows]
+    expected = load(out).predict(texts)
+    found = payload(cli, "predict", out, *texts)
+    assert [record["label"] for record in found] == list(expected.labels)
+    assert [sorted(record["probabilities"]) for record in found] == [["neg", "pos"]] * 5
+    assert payload(cli, "predict", out, "--file", write_csv(tmp_path / "new.csv", rows)) == found
+    plain = cli("predict", out, *texts).stdout.splitlines()
+    assert [line.split("\t")[0] for line in plain] == list(expected.labels)
+
+
+def test_export_writes_the_adapter_of_a_trial(cli: Run, study: str, tmp_path: Path) -> None:
+    value = payload(cli, "export", study, "knee", "--to", "composite", "--out", tmp_path / "knee")
+    with Study.open(study, readonly=True) as opened:
+        trial = opened.trial(value["trial"])
+    assert load(tmp_path / "knee").configuration == trial.configuration.stored_form()
+
+
+# -- going on ----------------------------------------------------------------------------------------------------------
+
+
+def test_trials_is_the_total(cli: Run, base: tuple[str, ...], tmp_path: Path) -> None:
+    folder = tmp_path / "grows"
+    flags = (*base, "--study", folder, "--baselines", "none")
+    assert cli("search", *flags, "--trials", 1).exit_code == 0
+    before = payload(cli, "show", folder, 0)
+    assert cli("search", *flags, "--trials", 1).stdout.count("completed") == 0  # there is nothing left to do
+    more = cli("search", "--study", folder, "--trials", 3, "--workers", 2)
+    assert more.exit_code == 0, more.output
+    assert payload(cli, "status", folder)["finished"] == 3
+    assert payload(cli, "show", folder, 0) == before
+
+
+def test_trials_that_all_fail_alike_stop_the_search(cli: Run, base: tuple[str, ...], tmp_path: Path) -> None:
+    own = write_csv(tmp_path / "own.csv", lines(60, seed=1))
+    folder = tmp_path / "fails"
+    flags = (*base, "--train", own, "--study", folder, "--baselines", "none")
+    assert cli("search", *flags, "--trials", 0).exit_code == 0
+    changed = Path(own).read_text(encoding="utf-8").replace(",pos\n", ",neu\n")
+    Path(own).write_text(changed, encoding="utf-8")
+    done = cli("search", "--study", folder, "--trials", 9)
+    assert done.exit_code == 1
+    assert done.stderr.count("the data changed since the study was made") == 1  # said once
+    with Study.open(folder, readonly=True) as opened:
+        assert [t.status for t in opened.trials] == [TrialStatus.FAILED] * 5
+        assert opened.missing == 4
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+ROWS = lines(60, seed=2)
+FILES = {
+    "fine.csv": ROWS,
+    "one.csv": [(text, "pos") for text, _ in ROWS],
+    "nulls.csv": [("" if i % 3 else text, label) for i, (text, label) in enumerate(ROWS)],
+    "only.csv": [("a great day", "neutral"), ("an awful film", "neg")],
+    "empty.csv": [],
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bad")
+    for name, rows in FILES.items():
+        write_csv(folder / name, rows)
+    return folder
+
+
+# What is asked for beside fine.csv, and what the message has to say: what, where, cure.
+REFUSALS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "missing file": (("--train", "{}/fin.csv"), ("no such file", "fin.csv", "did you mean 'fine.csv'?")),
+    "missing column": (("--text", "txt"), ("no column 'txt'", "fine.csv", "did you mean 'text'?")),
+    "label only in test": (("--test", "{}/only.csv"), ("'neutral'", "only.csv:2", "never in train")),
+    "empty split": (("--validation", "{}/empty.csv"), ("the validation split is empty", "empty.csv", "add rows")),
+    "split drawn empty": (("--validation-size", "0.001"), ("would be empty", "task.validation_size", "raise it")),
+    "one class": (("--train", "{}/one.csv"), ("one value only", "one.csv", "name another column")),
+    "nulls": (("--train", "{}/nulls.csv"), ("no text in 40 of 60 rows", "nulls.csv:3", "drop those rows")),
+    "layer outside": (("--layers", "0,7"), ("layer 7 does not exist", "space.layers", "layers 0 to 2")),
+    "bottleneck too large": (("--set", "space.serial=[0,64]"), ("64", "space.serial", "32")),
+    "unknown metric": (("--metric", "acuracy"), ("unknown metric", "task.metric", "did you mean 'accuracy'?")),
+    "unknown searcher": (("--searcher", "bays"), ("unknown searcher", "search.searcher", "did you mean 'bayes'?")),
+    "unknown space": (("--space", "per_layers"), ("unknown space", "space.preset", "did you mean 'per_layer'?")),
+    "unknown head": (("--head", "pool"), ("unknown head", "head", "known: cls, mean")),
+    "unknown site": (("--lora", "--lora-sites", "qery"), ("unknown LoRA site", "space.lora_sites", "'query'")),
+    "unknown key": (("--set", "search.trails=3"), ("unknown key", "search.trails", "did you mean 'trials'?")),
+    "no backbone there": (("--backbone", "./nowhere"), ("no such folder", "./nowhere", "")),
+    "too many examples": (("--examples", "999"), ("999 examples", "training.examples", "lower it")),
+    "bad bound": (("--max-parameters", "lots"), ("'lots' is no bound", "parameters", "0.5%")),
+    "no workers": (("--workers", "0"), ("0 workers", "search.workers", "use 1 or more")),
+    "bad number": (("--learning-rate", "1e-3,fast"), ("'fast' is not a number", "", "commas")),
+    "baseline too large": (("--baselines", "serial"), ("bottleneck 48", "baselines.serial", "leave this baseline out")),
+    "unknown baseline": (("--baselines", "sereal"), ("unknown baseline", "baselines", "did you mean 'serial'?")),
+    "bad option": (("--set", "search.options={wild: 1}"), ("does not take these options", "search.options", "wild")),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+@pytest.mark.parametrize("verb", ["validate", "search"])
+def test_bad_input_is_refused_before_anything_is_made(
+    cli: Run, files: Path, backbone: str, tmp_path: Path, case: str, verb: str
+) -> None:
+    given, expected = REFUSALS[case]
+    start = ("--train", files / "fine.csv", "--text", "text", "--label", "label", "--backbone", backbone)
+    if "--baselines" not in given:
+        start += ("--baselines", "none")
+    done = cli(verb, *start, "--study", tmp_path / "study", *(part.replace("{}", str(files)) for part in given))
+    assert done.exit_code == 2, done.output
+    assert done.stdout == ""
+    message = done.stderr.strip()
+    assert message.startswith("error: ")
+    assert len(message.splitlines()) == 1  # one message, no traceback
+    assert all(part in message for part in expected), message
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_file_of_null_texts_is_refused(cli: Run, backbone: str, tmp_path: Path) -> None:
+    rows = [{"text": None if i % 2 else text, "label": label} for i, (text, label) in enumerate(ROWS)]
+    path = tmp_path / "nulls.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    flags = ("--text", "text", "--label", "label", "--backbone", backbone, "--baselines", "none")
+    done = cli("validate", "--train", path, *flags)
+    assert done.exit_code == 2
+    assert "no text in 30 of 60 rows (50.00%)" in done.stderr
+
+
+def test_the_study_of_another_space_is_refused_and_kept(cli: Run, base: tuple[str, ...], study: str) -> None:
+    before = payload(cli, "report", study)
+    done = cli("search", *base, "--study", study, "--trials", TRIALS, "--baselines", "probe,lora", "--lora")
+    assert done.exit_code == 2
+    assert "another study is here" in done.stderr
+    assert "space" in done.stderr
+    assert "--study" in done.stderr
+    assert payload(cli, "report", study) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("status", "{}/none"), "none"),
+        (("show", "{study}", "99"), "99"),
+        (("show", "{study}", "kne"), "did you mean 'knee'?"),
+        (("export", "{study}", "knee", "--to", "onnx", "--out", "{}/x"), "known: composite"),
+        (("train", "{study}", "best", "--max-parameters", "1"), "the smallest is"),
+        (("train", "{study}", "knee", "--max-parameters", "1%"), "say best"),
+        (("train", "{study}", "knee", "--out", "{study}"), "the folder holds other things"),
+        (("predict", "{study}", "a text"), "adapter_config.json"),
+        (("init", "{}/none.csv"), "no such file"),
+        (("validate", "{}/none.yaml"), "autopeft init DATA"),
+        (("search", "--train", "a.csv"), "--study DIR"),
+        (("search", "--set", "nothing"), "KEY=VALUE"),
+    ],
+)
+def test_other_mistakes_are_refused_alike(
+    cli: Run, study: str, tmp_path: Path, arguments: tuple[str, ...], expected: str
+) -> None:
+    done = cli(*(part.format(tmp_path, study=study) for part in arguments))
+    assert done.exit_code == 2, done.output
+    assert done.stderr.startswith("error: ")
+    assert expected in done.stderr
+
+
+def test_wrong_usage_exits_with_2_too(cli: Run) -> None:
+    for arguments in (("serch",), ("search", "--trails", "3"), ("search", "--trials", "many"), ("show",)):
+        assert cli(*arguments).exit_code == 2
+
+
+def test_a_traceback_is_shown_on_request_only(cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOPEFT_TRACEBACK", "1")
+    done = cli("status", "nowhere")
+    assert type(done.exception).__name__ == "StudyError"
+
+
+# -- settings files ----------------------------------------------------------------------------------------------------
+
+
+def test_init_writes_a_file_that_validates(
+    cli: Run, data: str, backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = cli("init", data, "--backbone", backbone)
+    assert done.exit_code == 0, done.output
+    assert "different values" in done.stdout  # it shows the columns it found
+    assert "taken for its name" in done.stdout  # and says what it decided
+    value = payload(cli, "validate", "train.yaml", "--baselines", "none")
+    assert value["task"]["labels"] == ["neg", "pos"]
+    assert sum(value["task"]["sizes"].values()) == 120
+    assert cli("init", data).exit_code == 2  # it replaces nothing
+    assert cli("init", data, "--force", "--text", "txt").exit_code == 2
+
+
+def test_init_leaves_open_what_it_cannot_know(
+    cli: Run, backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("odd: name.csv").write_text("no,yes: 1\nfilm one,a\nfilm two,b\n", encoding="utf-8")
+    done = cli("init", "odd: name.csv", "--out", "odd.yaml", "--text", "no", "--backbone", backbone)
+    assert done.exit_code == 0, done.output
+    assert "label column: not chosen" in done.stdout
+    refused = cli("validate", "odd.yaml")
+    assert refused.exit_code == 2
+    assert "task.label: no label column is named" in refused.stderr
+    other = cli("validate", "odd.yaml", "--label", "yes: 1")  # the column no is quoted, so it is no boolean
+    assert "task.label" not in other.stderr
+    assert "'no'" not in other.stderr
+
+
+def test_plan_counts_what_is_trained(cli: Run, base: tuple[str, ...]) -> None:
+    value = payload(cli, "plan", *base, "--baselines", "probe,lora")
+    # 7 sets of layers, 3 pairs of sizes that are not both 0, 2 rates.
+    assert value["size"] == 7 * 3 * 2
+    assert value["exact"] is True
+    # Width 32: prefix 2 stores 2 * 2 * 32 numbers a layer, serial 4 stores 2 * 32 * 4 + 4 + 32.
+    prefix, serial = 128, 292
+    assert (value["parameters"]["minimum"], value["parameters"]["maximum"]) == (prefix, 3 * (prefix + serial))
+    assert value["baselines"][0]["stored"] == 0
+    bound = payload(cli, "plan", *base, "--baselines", "none", "--max-parameters", 3 * prefix)
+    assert bound["parameters"]["maximum"] == 3 * prefix
+    assert 0 < bound["allowed"] < 1
+
+
+# -- without torch -----------------------------------------------------------------------------------------------------
+
+BLOCKED = """
+import json, sys
+for name in ("torch", "transformers", "peft"):
+    sys.modules[name] = None
+from typer.testing import CliRunner
+from autopeft.cli import app
+for arguments in json.loads(sys.argv[1]):
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, (arguments, done.output, done.exception)
+"""
+
+
+def test_verbs_that_need_no_model_run_without_torch(
+    base: tuple[str, ...], study: str, data: str, tmp_path: Path
+) -> None:
+    calls = [
+        ["--help"],
+        ["init", data, "--out", str(tmp_path / "a.yaml")],
+        ["validate", *base, "--baselines", "lora"],
+        ["plan", *base, "--baselines", "lora"],
+        ["status", study],
+        ["pareto", study],
+        ["show", study, "knee"],
+        ["report", study, "--out", str(tmp_path / "a.html")],
+        ["export", study, "best", "--out", str(tmp_path / "adapter")],
+        ["search", "--study", study],  # finished: nothing to train
+        ["doctor"],
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED, json.dumps(calls)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_verb_explains_itself_with_an_example(cli: Run) -> None:
+    verbs = [command.name for command in app_commands()]
+    assert len(verbs) == 13
+    for verb in verbs:
+        done = cli(verb, "--help")
+        assert done.exit_code == 0
+        assert f"Example: autopeft {verb}" in " ".join(done.stdout.split())
+
+
+def app_commands() -> list[Any]:
+    from autopeft.cli import app
+
+    return list(app.registered_commands)
