@@ -17,8 +17,10 @@ from autopeft.version import __version__
 
 if TYPE_CHECKING:
     from autopeft import presets, spaces, tasks
+    from autopeft.adapters import Adapter
     from autopeft.configuration import Configuration
     from autopeft.pareto import ParetoFront
+    from autopeft.study.study import Study
 
 __all__ = ["Adapter", "Configuration", "ParetoFront", "Study", "__version__", "presets", "spaces", "tasks"]
 
@@ -26,7 +28,7 @@ _CLASSES = {
     "Adapter": "autopeft.adapters",
     "Configuration": "autopeft.configuration",
     "ParetoFront": "autopeft.pareto",
-    "Study": "autopeft.study",
+    "Study": "autopeft.study.study",
 }
 _MODULES = {name: f"autopeft.{name}" for name in ("presets", "spaces", "tasks")}
 
