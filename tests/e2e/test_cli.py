@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from autopeft import demo, tasks
 from autopeft.adapters import load
 from autopeft.study.study import Study
 from autopeft.trial import TrialStatus
@@ -147,6 +149,16 @@ def test_export_writes_the_adapter_of_a_trial(cli: Run, study: str, tmp_path: Pa
     with Study.open(study, readonly=True) as opened:
         trial = opened.trial(value["trial"])
     assert load(tmp_path / "knee").configuration == trial.configuration.stored_form()
+
+
+def test_the_demo_notices_an_adapter_that_predicts_otherwise(study: str, tmp_path: Path) -> None:
+    with Study.open(study, readonly=True) as opened:
+        setting, trial = opened.definition.setting, opened.front.trials[0]
+        adapter = load(opened.folder(trial.number))
+    task = tasks.load_source(setting.source, rows=setting.rows)
+    assert demo.check(adapter.save(tmp_path / "same"), trial, task)
+    turned = {name: -t if name.startswith("head.") else t for name, t in adapter.tensors.items()}
+    assert not demo.check(replace(adapter, tensors=turned).save(tmp_path / "turned"), trial, task)
 
 
 # -- going on ----------------------------------------------------------------------------------------------------------
