@@ -77,18 +77,11 @@ def train(
         summed = 0.0
         for chosen in bucketed(tokens, rows, recipe.batch_size, rng):
             batch = tokens.batch(chosen)
-            share = min((step + 1) / warmup, (total - step) / max(1, total - warmup + 1))
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * min(1.0, share)
+                group["lr"] = peak * share_of_peak(step, warmup, total)
             hidden = model(**batch.inputs).last_hidden_state
             loss = loss_of(head(hidden, batch.inputs["attention_mask"]), batch.targets)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"loss is {value} at step {step + 1} of {total}",
-                    kind="nan" if math.isnan(value) else "infinite",
-                    cure="lower the learning rate",
-                )
+            value = _finite(loss.item(), step, total)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(trained, recipe.clip)
@@ -97,6 +90,23 @@ def train(
             summed += value * len(chosen)
         yield EpochDone(epoch, summed / len(rows), step)
     model.eval()
+
+
+def share_of_peak(step: int, warmup: int, total: int) -> float:
+    """Returns the learning rate at a step, from 0, as a share of its peak: linear up over `warmup` steps, then to 0.
+
+    Example:
+        >>> [round(share_of_peak(step, 2, 5), 2) for step in range(5)]
+        [0.5, 1.0, 0.75, 0.5, 0.25]
+    """
+    return min(1.0, (step + 1) / warmup, (total - step) / max(1, total - warmup + 1))
+
+
+def _finite(loss: float, step: int, total: int) -> float:
+    if math.isfinite(loss):
+        return loss
+    kind = "nan" if math.isnan(loss) else "infinite"
+    raise TrainingError(f"loss is {loss} at step {step + 1} of {total}", kind=kind, cure="lower the learning rate")
 
 
 def loss_of(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
