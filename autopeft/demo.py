@@ -165,9 +165,7 @@ def run(
         chosen=chosen.number,
         texts=len(task.splits["validation"]),
         identical=identical,
-        example=next(
-            (t for t in task.splits["validation"].texts if 30 <= len(t) <= 60), "Return the sum of two numbers."
-        ),
+        example="Return the number of bytes that were written.",
     )
     if not identical:
         raise StudyError("the saved adapter does not predict as it did while it was trained", where=str(adapter))

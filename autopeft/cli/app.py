@@ -87,9 +87,19 @@ def options(
         os.environ[TRACEBACK] = "1"
 
 
+def flowing(text: str) -> str:
+    r"""Returns a docstring with one line per paragraph, which the terminal then wraps.
+
+    Example:
+        >>> flowing("One\n    two.\n\n    Three.")
+        'One two.\n\nThree.'
+    """
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
 VERBS = (init, validate, plan, search, status, pareto, show, train, predict, export, report, doctor, demo)
 for _module in VERBS:
-    app.command(_module.__name__.rpartition(".")[2])(_module.run)
+    app.command(_module.__name__.rpartition(".")[2], help=flowing(_module.run.__doc__ or ""))(_module.run)
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ class Plan:
         exact: Whether those are all points.
         allowed: Share of those points that the constraints allow.
         tokens: Mean tokens of a text.
-        speed: Floating point operations per second of one thread in a matrix product, measured now.
+        speed: Floating point operations per CPU-second in a matrix product, measured now.
         seconds: Time of one trial.
         memory: Peak memory of one worker, in bytes.
         total_seconds: Time of the search with its baselines.
@@ -150,15 +150,19 @@ def token_lengths(definition: StudyDefinition, task: Task) -> NDArray[np.float64
 
 
 def matrix_speed() -> float:
-    """Returns the floating point operations per second of a float32 matrix product, best of a few of 30 ms in all."""
+    """Returns the floating point operations per CPU-second of a float32 matrix product; takes about 50 ms.
+
+    Best of several, in CPU time of all threads, so that other work on the machine counts little.
+    """
     rng = np.random.default_rng(0)
-    left, right = (rng.standard_normal(size, dtype=np.float32) for size in ((640, 384), (384, 1536)))
-    best, end = 0.0, time.perf_counter() + 0.05
+    rows, inner, columns = 256, 384, 1536
+    left, right = rng.standard_normal((rows, inner), np.float32), rng.standard_normal((inner, columns), np.float32)
+    best, end = float("inf"), time.perf_counter() + 0.05
     while time.perf_counter() < end:
-        began = time.perf_counter()
+        began = time.process_time()
         _ = left @ right
-        best = max(best, 2.0 * 640 * 384 * 1536 / (time.perf_counter() - began))
-    return best
+        best = min(best, time.process_time() - began)
+    return 2.0 * rows * inner * columns / max(best, 1e-9)
 
 
 @dataclass(frozen=True)

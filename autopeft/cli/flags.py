@@ -128,7 +128,7 @@ FLAGS = (
 )  # fmt: skip
 CONFIG = Annotated[
     str | None,
-    typer.Argument(metavar="[STUDY.yaml]", help="YAML file, as `autopeft init` writes it.", show_default=False),
+    typer.Argument(metavar="STUDY.yaml", help="YAML file, as `autopeft init` writes it.", show_default=False),
 ]
 SET = Annotated[
     list[str] | None,

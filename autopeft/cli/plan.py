@@ -77,7 +77,7 @@ def run(given: Given, as_json: Json = False) -> None:
             f"{workers} at once",
             "memory": f"{size(int(made.memory.minimum))} to {size(int(made.memory.maximum))} per worker",
             "how": f"counted operations of this data ({made.tokens:.0f} tokens a text on average) divided by the speed "
-            f"of a matrix product\nmeasured just now ({made.speed / 1e9:.0f} GFLOP/s); a busy machine, or other "
-            "hardware for the trials, makes it wrong by as much",
+            f"of a matrix product\nmeasured just now ({made.speed / 1e9:.0f} GFLOP/s); on a busy machine, or other "
+            "hardware, it takes longer by as much",
         },
     )

@@ -214,3 +214,12 @@ def test_training_splits_into_recipe_and_budget() -> None:
     settings = parse({"training": {"epochs": 2, "examples": 64, "threads": 4, "dropout": 0.1}})
     assert (budget_of(settings).epochs, budget_of(settings).examples) == (2, 64)
     assert (recipe_of(settings).threads, recipe_of(settings).dropout) == (4, 0.1)
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.yaml")), ids=str)
+def test_examples_hold_what_they_say(path: Path) -> None:
+    settings = Given(str(path), {}).settings()
+    assert source_of(settings).train
+    space = template_of(settings).on(SHAPE)
+    assert space.size > settings.search.trials
+    assert len(baselines_of(settings, SHAPE)) >= 2
