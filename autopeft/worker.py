@@ -89,7 +89,7 @@ def evaluate(job: Job) -> Outcome:
         job: What to train, on what, at which budget.
 
     Raises:
-        TrainingError: The loss became NaN or infinite, or the data changed.
+        TrainingError: The loss or the outputs became NaN or infinite, or the data changed.
         InputError: The configuration does not fit the backbone.
 
     Example:
@@ -106,7 +106,7 @@ def evaluate(job: Job) -> Outcome:
         head = build_head(job.setting.head, loaded.model, loaded.task.outputs)
         curve = _fit(job, loaded, injection, head)
         spent = measured()
-        outputs = {name: predict(loaded.model, head, loaded.split(name)) for name in job.splits}
+        outputs = {name: _finite(predict(loaded.model, head, loaded.split(name)), name) for name in job.splits}
         scores = {name: score(loaded.task, name, found) for name, found in outputs.items()}
         adapter = _adapter(job, loaded.task, injection, head, scores)
     finally:
@@ -142,6 +142,14 @@ def score(task: Task, split: str, outputs: NDArray[np.float32]) -> float:
     """
     predictions = _predicted(task, outputs)
     return float(tasks.METRICS[task.metric].function(task.splits[split].targets, predictions))
+
+
+def _finite(outputs: NDArray[np.float32], split: str) -> NDArray[np.float32]:
+    # The loss is checked before each step; only the outputs show what the last step did.
+    if np.isfinite(outputs).all():
+        return outputs
+    kind = "nan" if np.isnan(outputs).any() else "infinite"
+    raise TrainingError(f"outputs on {split} are not finite after training", kind=kind, cure="lower the learning rate")
 
 
 def _predicted(task: Task, outputs: NDArray[np.float32]) -> NDArray[Any]:
@@ -185,6 +193,7 @@ def _adapter(job: Job, task: Task, injection: Injection, head: HeadLayer, scores
         "metric": task.metric,
         "scores": dict(scores),
         "counts": {**vars(count), "head": job.setting.head.count(backbone.shape.width, task.outputs)},
+        "trial": job.number,
         "seed": job.seed,
         "budget": vars(job.budget).copy(),
         "recipe": vars(job.setting.recipe).copy(),

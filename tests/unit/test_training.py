@@ -251,6 +251,13 @@ def test_a_failed_job_leaves_the_backbone_clean(setting: Setting) -> None:
     assert worker.evaluate(job(setting)).files == good
 
 
+def test_a_last_step_that_ruins_the_weights_is_noticed(setting: Setting) -> None:
+    once = replace(MIXED, training=Training(1e30, 1e30))
+    with pytest.raises(TrainingError, match="not finite after training") as caught:
+        worker.evaluate(job(setting, once, budget=Budget(16, 1)))  # 16 examples, batch 16: one step, its loss is fine
+    assert caught.value.kind in ("nan", "infinite")
+
+
 def test_changed_data_is_refused(setting: Setting) -> None:
     worker._LOADED.clear()
     path = Path(setting.source.train)
