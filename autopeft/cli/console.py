@@ -81,7 +81,7 @@ def label_of(trial: Trial) -> str:
 
 def trial_line(trial: Trial, total: float) -> str:
     """Returns the line of a finished trial: number, what it is, quality, parameters, seconds, state."""
-    number = f"trial {trial.number:>4}  {label_of(trial):<26}"
+    number = f"trial {trial.number:>4}  {label_of(trial):<30}"
     if trial.failure:
         return f"{number} {trial.status} ({trial.failure.kind}): {trial.failure.message}"
     quality = f"quality {trial.objectives['quality']:.4f}" if "quality" in trial.objectives else ""
@@ -105,7 +105,7 @@ class Lines:
         self._began = time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         on = sys.stdout.isatty() and not quiet
-        self._bar = Progress(*columns, console=console(), transient=True, disable=not on)
+        self._bar = Progress(*columns, console=console(), transient=True, disable=not on, refresh_per_second=2)
         self._task = self._bar.add_task("trials", total=asked)
 
     @contextmanager
@@ -120,7 +120,7 @@ class Lines:
             self._spent.append(trial.cost.seconds)
             line = f"{trial_line(trial, self._total)}  left {duration(self.left())}"
         elif trial.status in (TrialStatus.QUEUED, TrialStatus.INTERRUPTED):
-            line = f"trial {trial.number:>4}  {label_of(trial):<26} {trial.status}: its worker vanished"
+            line = f"trial {trial.number:>4}  {label_of(trial):<30} {trial.status}: its worker vanished"
         else:
             return
         self._bar.update(self._task, completed=len(self._spent))

@@ -41,7 +41,7 @@ def run(
         return
     shape = describe_backbone("demo").shape
     asked = trials + len(demo.BASELINES) + demo.NOISE_SEEDS
-    lines = Lines(asked, shape.total_parameters, workers, quiet=as_json)
+    lines = Lines(asked - _done(folder), shape.total_parameters, workers, quiet=as_json)
     try:
         with lines.shown():
             progress = (lambda line: None) if as_json else lines.say
@@ -50,6 +50,17 @@ def run(
         say(f"{stopped}", stderr=True)
         raise typer.Exit(stopped.report.exit_code) from None
     _show(result, f"finished in {duration(time.monotonic() - began)}", as_json)
+
+
+def _done(folder: Path) -> int:
+    """Returns how many trials an earlier run has finished."""
+    from autopeft.study.store import Store
+    from autopeft.study.study import Study
+
+    if not Store.exists(folder / "study"):
+        return 0
+    with Study.open(folder / "study", readonly=True) as study:
+        return sum(t.status.final for t in study.trials)
 
 
 def _show(result: DemoResult, heading: str, as_json: bool) -> None:

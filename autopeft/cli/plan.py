@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from autopeft.cli.arguments import Json
 from autopeft.cli.flags import Given, with_settings
+
+if TYPE_CHECKING:
+    from autopeft.cli.define import Defined
+    from autopeft.cli.estimate import Plan
 
 
 @with_settings
@@ -14,11 +20,10 @@ def run(given: Given, as_json: Json = False) -> None:
 
     Example: autopeft plan study.yaml --max-parameters 0.5%
     """
-    from autopeft.cli.console import facts, parameters, print_json, say, table
+    from autopeft.cli.console import print_json
     from autopeft.cli.define import define
     from autopeft.cli.estimate import as_json as plain
     from autopeft.cli.estimate import plan
-    from autopeft.report.numbers import duration, size
     from autopeft.spaces import dimension_table
 
     found = define(given.settings())
@@ -45,6 +50,18 @@ def run(given: Given, as_json: Json = False) -> None:
             }
         )
         return
+    _print(found, made)
+
+
+def _print(found: Defined, made: Plan) -> None:
+    from autopeft.cli.console import facts, parameters, say, table
+    from autopeft.report.numbers import duration, size
+
+    definition, workers = found.definition, found.settings.search.workers
+    shape = definition.setting.backbone.shape
+    total = shape.total_parameters
+    counts = {name: configuration.count(shape) for name, configuration in definition.baselines}
+    head = definition.setting.head.count(shape.width, found.task.outputs)
     table(
         "Decisions",
         ("name", "kind", "values"),
