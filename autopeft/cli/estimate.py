@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autopeft.configuration import Configuration
+from autopeft.configuration import Configuration, Placement, Training
 from autopeft.families import locate
 from autopeft.modules import LINEAR_SITES, FullFineTuning
-from autopeft.shapes import BackboneShape
-from autopeft.spaces.base import ENUMERABLE, Points, Space, as_point
+from autopeft.shapes import BackboneShape, Slot
+from autopeft.spaces.base import ENUMERABLE, Point, Points, Space, as_point
+from autopeft.spaces.parts import PartsSpace
 from autopeft.study.definition import StudyDefinition
 from autopeft.tasks import Task
 from autopeft.trial import Problem
@@ -112,18 +113,43 @@ def sample(space: Space) -> Points:
 
 
 def extreme(space: Space, points: Points, sign: int) -> int:
-    """Returns the smallest (sign -1) or largest (1) stored count of the space, climbing from the extreme sample.
+    """Returns the smallest (sign -1) or largest (1) stored count of the space.
 
-    Counts grow with every size and every layer, so no other point is a local extreme.
+    Counts grow with every size and every layer, so moves that improve lead from any point to the extreme, with one
+    exception: the last part that is on cannot be switched off for a smaller one. So the smallest is also looked for
+    from each part alone.
+
+    Args:
+        space: The space.
+        points: Some of its points, shape (n, d).
+        sign: Which extreme.
     """
-    best = points[int(np.argmax(sign * space.stored_parameters(points)))][None, :]
-    value = sign * int(space.stored_parameters(best)[0])
+    start = points[[int(np.argmax(sign * space.stored_parameters(points)))]]
+    alone = [np.array([p], dtype=np.int64) for p in _parts_alone(space)] if sign < 0 else []
+    return sign * max(_climbed(space, point, sign) for point in (start, *alone))
+
+
+def _climbed(space: Space, point: Points, sign: int) -> int:
+    value = sign * int(space.stored_parameters(point)[0])
     while True:
-        moved, _ = space.move_rows(best)
+        moved, _ = space.move_rows(point)
         counts = sign * space.stored_parameters(moved)
         if not len(counts) or counts.max() <= value:
-            return sign * value
-        best, value = moved[[int(np.argmax(counts))]], int(counts.max())
+            return value
+        point, value = moved[[int(np.argmax(counts))]], int(counts.max())
+
+
+def _parts_alone(space: Space) -> Iterator[Point]:
+    """Yields the points with one part at its smallest size in one layer, where the space contains them."""
+    if not isinstance(space, PartsSpace):
+        return
+    for part in space.parts:
+        for size in part.levels[:1]:
+            slots = [Slot(space.stack, space.layers[0], site) for site in part.sites]
+            placements = tuple(Placement(slot, part.module(size), part.group) for slot in slots)
+            point = space.point(Configuration(placements, Training(space.learning_rates[0])))
+            if point is not None:
+                yield point
 
 
 def token_lengths(definition: StudyDefinition, task: Task) -> NDArray[np.float64]:

@@ -1,0 +1,40 @@
+"""What `plan` says before a search: exact extremes, and operations by closed form."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from autopeft.cli.estimate import SAMPLE, extreme, linear_weights, sample
+from autopeft.families.describe import shape_of
+from autopeft.spaces import ModulesTemplate, autopeft, per_layer
+
+SMALL = shape_of(
+    {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+)
+LARGE_SPACES = {
+    "shared": autopeft(lora=True),
+    "per layer": per_layer(parallel=False, serial=(0, 1, 8), prefix=(0, 2), lora=(0, 1)),
+    "one MLP for all prefixes": ModulesTemplate(learning_rates=(1e-4, 1e-3, 3e-3), prefix_mlp=8),
+}
+
+
+@pytest.mark.parametrize("name", LARGE_SPACES)
+def test_extremes_are_those_of_all_points(name: str) -> None:
+    space = LARGE_SPACES[name].on(SMALL)
+    assert space.size > SAMPLE  # otherwise nothing is climbed
+    points = sample(space)
+    assert len(points) == SAMPLE
+    everything = space.stored_parameters(np.array(list(space.enumerate())))
+    assert extreme(space, points, -1) == everything.min()
+    assert extreme(space, points, 1) == everything.max()
+
+
+def test_a_small_space_is_counted_whole() -> None:
+    space = autopeft(learning_rate=1e-3, serial=(0, 4), parallel=False, prefix=False).on(SMALL)
+    assert len(sample(space)) == space.size == 2**3 - 1
+
+
+def test_the_weights_of_the_layers_are_those_of_their_linears() -> None:
+    # Four projections of d x d and two of d x f in each of 3 layers.
+    assert linear_weights(SMALL) == 3 * (4 * 32 * 32 + 2 * 32 * 48)
