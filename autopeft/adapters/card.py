@@ -46,7 +46,8 @@ def model_card(configuration: Configuration, config: Mapping[str, Any]) -> str:
         f"active {counts.get('active', 0):,}; head {counts.get('head', 0):,} |",
     ]
     lines += [f"| {found.get('metric', 'score')} on {split} | {value:.4f} |" for split, value in scores.items()]
-    lines += [f"| {key} | {found[key]} |" for key in ("trial", "seed", "budget", "task_fingerprint", "versions") if key in found]
+    origin = ("trial", "seed", "budget", "task_fingerprint", "versions")
+    lines += [f"| {key} | {found[key]} |" for key in origin if key in found]
     lines += [
         "",
         "Scores are of this one training run (its seed is above); the spread over seeds is in the study's report.",

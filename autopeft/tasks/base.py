@@ -84,7 +84,8 @@ class Task:
         kind: "classification" or "regression".
         labels: Class names in the order of their indices; empty for regression.
         metric: Name of the metric in `tasks.metrics.METRICS`.
-        splits: Examples of "train", "validation", "selection" and "test". Score "test" through `Study.open_test` only, which records it.
+        splits: Examples of "train", "validation", "selection" and "test". Score "test" through
+            `Study.open_test` only, which records it.
         rows: For each split, the row numbers in the file it was drawn from: what is stored with a study.
         fingerprint: SHA-256 over labels, texts and targets of all splits.
         notes: What loading did that a user should know, a sentence each: duplicates dropped, how labels were read.
