@@ -109,7 +109,7 @@ def definition_of(task: Task, out: Path, trials: int) -> Study:
         task=task,
         space=spaces.autopeft(lora=True),
         trials=trials,
-        recipe=Recipe(max_length=MAX_LENGTH, threads=1),
+        recipe=Recipe(batch_size=16, max_length=MAX_LENGTH, threads=1),
         baselines=baselines(backbone.shape),
     )
 
