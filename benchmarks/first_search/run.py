@@ -43,7 +43,7 @@ RATES = dict.fromkeys(("lora", "lora_all_linear", "serial"), (0.001, 0.003, 0.01
 
 def baselines(shape: BackboneShape) -> list[tuple[str, Configuration]]:
     """Returns the reference configurations, each method at three learning rates; the probe has none to tune."""
-    tuned = [(f"{name} {rate:g}", preset(name, shape, rate)) for name, rates in RATES.items() for rate in rates]
+    tuned = [(f"{name}@{rate:g}", preset(name, shape, rate)) for name, rates in RATES.items() for rate in rates]
     return [("probe", preset("probe", shape, 1e-3)), *tuned]
 
 
@@ -51,7 +51,7 @@ def best_baselines(study: Study) -> list[tuple[str, Trial]]:
     """Returns each method's trial at the rate that validated best."""
     found: dict[str, Trial] = {}
     for trial in study.baselines:
-        method = str(trial.proposal.note["name"]).split()[0]
+        method = str(trial.proposal.note["name"]).split("@")[0]
         if trial.status is TrialStatus.COMPLETED and (
             method not in found or trial.objectives["quality"] > found[method].objectives["quality"]
         ):
