@@ -105,6 +105,7 @@ def test_bad_input_is_refused_with_the_cure(data: dict[str, object], says: str) 
 def test_description_names_what_a_person_asks_for() -> None:
     chosen = uniform(SHAPE, [("ffn", SerialAdapter(4)), ("attention.query", Lora(2))], Training(3e-3))
     assert describe(chosen) == "lora@query 2, serial 4 in 0 1 2 · lr 0.003"
+    assert describe(preset("full", SHAPE, 1e-4)) == "full_fine_tuning in the whole backbone · lr 0.0001"
 
 
 @pytest.mark.parametrize("name", PRESETS)
