@@ -161,9 +161,8 @@ def describe(configuration: Configuration) -> str:
     for p in configuration.placements:
         size = next((f"{getattr(p.module, a)}" for a in ("bottleneck", "rank", "length") if a in vars(p.module)), "")
         site = "@" + p.slot.site.replace("attention.", "") if p.module.kind == "lora" else ""
-        layers[f"{p.module.kind.replace('_adapter', '')}{site} {size}".strip()].append(
-            "the whole backbone" if p.slot.stack == "backbone" else str(p.slot.index)
-        )
+        where = "the whole backbone" if p.slot.stack == "backbone" else str(p.slot.index)
+        layers[f"{p.module.kind.replace('_adapter', '')}{site} {size}".strip()].append(where)
     merged: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name, where in layers.items():
         merged[tuple(dict.fromkeys(where))].append(name)
