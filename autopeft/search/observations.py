@@ -110,8 +110,8 @@ def costs(problem: Problem, points: Points) -> Array:
 def reference_point(problem: Problem, history: Sequence[Trial], seen: Observations, cost: Array) -> tuple[float, float]:
     """Returns the worst quality and the worst cost that still count, both as `observe` and `costs` orient them.
 
-    The problem's own reference where it has one. Otherwise the quality of a completed trial that inserts nothing (the
-    frozen probe), else the worst quality of the observed front less a tenth of the front's range; and the largest cost
+    The problem's own reference where it has one. Otherwise the best quality of a completed trial that inserts nothing
+    (the frozen probe; a study shows it although it lies in no space), else the worst quality of the observed front less a tenth of the front's range; and the largest cost
     in `cost`, a sample of what the space allows, plus a tenth.
 
     Args:
@@ -125,9 +125,9 @@ def reference_point(problem: Problem, history: Sequence[Trial], seen: Observatio
         return float(given[0]), -float(given[1]) if len(given) > 1 else 1.0
     first = problem.objectives[0]
     most = float(cost.max()) + 0.1 if len(problem.objectives) > 1 else 1.0
-    for trial in history:
-        bare = trial.status is TrialStatus.COMPLETED and not trial.configuration.placements
-        if bare and math.isfinite(value := trial.objectives.get(first.name, math.nan)):
-            return float(orient([value], [first])[0]), most
+    bare = [t for t in history if t.status is TrialStatus.COMPLETED and not t.configuration.placements]
+    probed = [value for t in bare if math.isfinite(value := t.objectives.get(first.name, math.nan))]
+    if probed:
+        return max(float(orient([value], [first])[0]) for value in probed), most
     front = seen.quality[nondominated(np.column_stack([seen.quality, -costs(problem, seen.points)]))]
     return float(front.min() - 0.1 * max(np.ptp(front), np.ptp(seen.quality) * 0.1, 1e-6)), most

@@ -15,7 +15,7 @@ from autopeft.trial import Proposal, Trial, TrialStatus
 def propose(definition: StudyDefinition, trials: Sequence[Trial], next_number: int, n: int) -> list[Proposal]:
     """Has the searcher propose up to `n` configurations.
 
-    It is shown the search trials, and those baselines that lie in the space. Its generator is derived from the study's
+    It is shown the search trials and the baselines it can learn from (`informs`). Its generator is derived from the study's
     seed and the number of search trials ever proposed. Every proposal gets the study's seed for its training.
 
     Args:
@@ -28,7 +28,7 @@ def propose(definition: StudyDefinition, trials: Sequence[Trial], next_number: i
         StudyError: The searcher broke its contract.
     """
     problem, kind = definition.problem(), definition.searcher.kind
-    shown = [t for t in trials if t.proposal.purpose == "search" or is_known_baseline(definition, t)]
+    shown = [t for t in trials if t.proposal.purpose == "search" or informs(definition, t)]
     # Numbers of lost records count as well: the searcher must not repeat its random draws.
     proposed = next_number - sum(t.proposal.purpose != "search" for t in trials)
     proposals = definition.searcher.suggest(
@@ -80,9 +80,16 @@ def finals_of(trials: Iterable[Trial], number: int, splits: Sequence[str]) -> di
     return found
 
 
-def is_known_baseline(definition: StudyDefinition, trial: Trial) -> bool:
-    """Says whether a trial is a baseline that a searcher can make use of, since it lies in the space."""
-    return trial.proposal.purpose == "baseline" and trial.configuration in definition.space
+def informs(definition: StudyDefinition, trial: Trial) -> bool:
+    """Says whether a searcher learns from a baseline.
+
+    It does where the baseline lies in the space, and from the frozen probe: no point of a space is without modules,
+    but the probe's quality is what every module has to beat.
+    """
+    if trial.proposal.purpose != "baseline":
+        return False
+    probe = trial.status is TrialStatus.COMPLETED and not trial.configuration.placements
+    return probe or trial.configuration in definition.space
 
 
 def counts(trial: Trial) -> bool:

@@ -21,6 +21,7 @@ from autopeft.families import shape_of
 from autopeft.job import Job, Outcome
 from autopeft.pareto import ParetoFront
 from autopeft.presets import preset
+from autopeft.search import observations
 from autopeft.search.base import make_searcher
 from autopeft.setting import Backbone
 from autopeft.study.definition import StudyDefinition, parameter_bound
@@ -243,6 +244,25 @@ def test_the_searcher_sees_baselines_only_where_they_lie_in_the_space(path: Path
         assert report.stopped == "exhausted"
         assert inside.id not in searched
         assert len(searched) == space.size - 1
+
+
+def test_the_reference_quality_of_a_search_is_that_of_its_best_probe(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[float, float]] = []
+
+    def recorded(*arguments: Any) -> tuple[float, float]:
+        found.append(observations.reference_point(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr("autopeft.search.bayes.reference_point", recorded)
+    probes = [(f"probe@{rate:g}", preset("probe", SHAPE, rate)) for rate in (1e-2, 1e-3)]
+    searcher = make_searcher("bayes", initial=3, pool=32, steps=1)
+    with Study.start(path, definition(searcher=searcher, trials=5, baselines=(*probes, BASELINES[1]))) as study:
+        study.run(executor="inline")
+        best = max(t.objectives["quality"] for t in study.baselines[:2])
+    assert len(found) == 2  # the first three trials are drawn without a model
+    assert [quality for quality, _ in found] == [best, best]
 
 
 # -- running --
