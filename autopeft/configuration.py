@@ -11,7 +11,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-from autopeft.errors import InputError
+from autopeft.errors import InputError, nearest
 from autopeft.modules import ParameterCount, PeftModule, module_from_dict, module_to_dict
 from autopeft.shapes import BackboneShape, Slot
 
@@ -37,7 +37,9 @@ class Placement:
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Placement:
         """Inverse of `to_dict`; raises InputError for an unknown slot, kind or field."""
-        return Placement(Slot.parse(data["slot"]), module_from_dict(data["module"]), data.get("group", ""))
+        require_keys(data, {"slot", "module", "group"}, "placement", needed=("slot", "module"))
+        require_keys(data["module"], None, "placement.module")
+        return Placement(Slot.parse(str(data["slot"])), module_from_dict(data["module"]), str(data.get("group", "")))
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,12 @@ class Training:
     def __post_init__(self) -> None:
         for name in ("learning_rate", "head_learning_rate"):
             value = getattr(self, name)
-            if value is not None and not 0.0 < value < float("inf"):
+            if value is None and name == "head_learning_rate":
+                continue
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not 0.0 < value < float("inf"):
                 raise InputError(f"{value!r} is not a learning rate", where=name, cure="use a number above 0")
+            object.__setattr__(self, name, float(value))  # 1 and 1.0 are one value with one id
 
     @property
     def rate_of_head(self) -> float:
@@ -146,8 +152,32 @@ class Configuration:
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Configuration:
         """Inverse of `to_dict`; raises InputError for unknown slots, kinds or fields."""
-        placements = tuple(Placement.from_dict(p) for p in data.get("placements", ()))
-        return Configuration(placements, Training(**data.get("training", {})))
+        require_keys(data, {"placements", "training"}, "configuration")
+        given = data.get("placements", [])
+        if not isinstance(given, list | tuple):
+            raise InputError("placements is not a list", where="configuration.placements", cure="give a list")
+        training = data.get("training", {})
+        require_keys(training, {"learning_rate", "head_learning_rate"}, "configuration.training")
+        return Configuration(tuple(Placement.from_dict(p) for p in given), Training(**training))
+
+
+def require_keys(data: object, known: set[str] | None, where: str, needed: tuple[str, ...] = ()) -> None:
+    """Raises InputError unless `data` is a mapping with known keys only, the needed ones among them.
+
+    Args:
+        data: What was read.
+        known: Allowed keys, or None for any.
+        where: Name for the message.
+        needed: Keys that must be there.
+    """
+    if not isinstance(data, Mapping):
+        raise InputError(f"{type(data).__name__} instead of an object", where=where, cure="give keys and values")
+    for key in data if known is not None else ():
+        if key not in (known or ()):
+            raise InputError(f"unknown key '{key}'", where=where, cure=nearest(str(key), known or ()))
+    for key in needed:
+        if key not in data:
+            raise InputError(f"'{key}' is missing", where=where, cure="add it")
 
 
 def describe(configuration: Configuration) -> str:
@@ -161,8 +191,8 @@ def describe(configuration: Configuration) -> str:
     for p in configuration.placements:
         size = next((f"{getattr(p.module, a)}" for a in ("bottleneck", "rank", "length") if a in vars(p.module)), "")
         site = "@" + p.slot.site.replace("attention.", "") if p.module.kind == "lora" else ""
-        where = "the whole backbone" if p.slot.stack == "backbone" else str(p.slot.index)
-        layers[f"{p.module.kind.replace('_adapter', '')}{site} {size}".strip()].append(where)
+        layer = "the whole backbone" if p.slot.stack == "backbone" else str(p.slot.index)
+        layers[f"{p.module.kind.replace('_adapter', '')}{site} {size}".strip()].append(layer)
     merged: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name, where in layers.items():
         merged[tuple(dict.fromkeys(where))].append(name)

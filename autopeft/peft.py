@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from autopeft.adapters import build_head
-from autopeft.backbones import backbone_in, inject
+from autopeft.backbones import attach, backbone_in, drop_unused_prefixes
 from autopeft.backbones.sidecar import SIDECAR, Host, Sidecar, host, restore, sidecar_of
 from autopeft.configuration import Configuration
 from autopeft.errors import InputError
@@ -61,6 +61,7 @@ class AutoPeftConfig(PeftConfig):
         labels: Class names; empty for regression.
         backbone: {"sha256": ...} of the backbone's weights.
         max_length: Tokens a text is cut to.
+        pairs: Whether it was trained on pairs of texts.
         provenance: How the adapter came about.
     """
 
@@ -70,6 +71,7 @@ class AutoPeftConfig(PeftConfig):
     labels: list[str] = field(default_factory=list)
     backbone: dict[str, Any] = field(default_factory=dict)
     max_length: int = 128
+    pairs: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -159,7 +161,7 @@ class AutoPeftTuner(BaseTuner):
         head = None
         if config.head is not None:
             head = build_head(Head.from_dict(config.head), backbone, len(config.labels) or 1)
-        injection = inject(model, configuration, name=adapter_name, make_sidecar=PeftSidecar)
+        injection = attach(model, configuration, name=adapter_name, make_sidecar=PeftSidecar)
         if head is not None:
             mixin = TaskHost if type(model).__name__.endswith("ForSequenceClassification") else HeadHost
             host(model, mixin, "", PeftSidecar).add(adapter_name, "head", head)
@@ -212,9 +214,7 @@ class AutoPeftTuner(BaseTuner):
         model = cast(PreTrainedModel, self.model)
         for module in list(model.modules()):
             restore(module)
-        chosen = str(model.config._attn_implementation)
-        if chosen.startswith("autopeft_"):
-            backbone_in(model).set_attn_implementation(chosen.removeprefix("autopeft_"))
+        drop_unused_prefixes(backbone_in(model))
         del model.peft_config
         return model
 

@@ -90,6 +90,10 @@ class Recipe:
         for name in ("batch_size", "max_length", "threads"):
             if getattr(self, name) < 1:
                 raise InputError(f"{getattr(self, name)} is too small", where=f"training.{name}", cure="use 1 or more")
+        if not 0.0 < self.clip < float("inf"):
+            raise InputError(f"{self.clip} is not a norm", where="training.clip", cure="use a number above 0")
+        if not 0.0 <= self.weight_decay < float("inf"):
+            raise InputError(f"{self.weight_decay} is no decay", where="training.weight_decay", cure="use 0 or more")
         for name in ("warmup", "dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise InputError(f"{getattr(self, name)} is not a share", where=f"training.{name}", cure="use 0 to 1")
@@ -114,6 +118,15 @@ class Setting:
     rows: Mapping[str, tuple[int, ...]]
     head: Head = field(default_factory=Head)
     recipe: Recipe = field(default_factory=Recipe)
+
+    def __post_init__(self) -> None:
+        most = self.backbone.shape.positions
+        if most and self.recipe.max_length > most:
+            raise InputError(
+                f"{self.recipe.max_length} tokens, but the backbone has {most} positions",
+                where="training.max_length",
+                cure=f"use at most {most}",
+            )
 
     @property
     def outputs(self) -> int:

@@ -73,6 +73,7 @@ class BackboneShape:
         slots: Shape of every slot.
         total_parameters: Parameters of the bare `AutoModel`, pooler included; percentages refer to it.
         width: Width of the last hidden states.
+        positions: Longest text in tokens it has positions for, or 0 where it is not known.
 
     Example:
         >>> shape.layers("encoder")  # doctest: +SKIP
@@ -83,6 +84,7 @@ class BackboneShape:
     slots: Mapping[Slot, SlotShape]
     total_parameters: int
     width: int
+    positions: int = 0
 
     @cached_property
     def stacks(self) -> dict[str, int]:
@@ -122,6 +124,7 @@ class BackboneShape:
             "family": self.family,
             "total_parameters": self.total_parameters,
             "width": self.width,
+            "positions": self.positions,
             "slots": {str(slot): {k: v for k, v in vars(s).items() if v} for slot, s in self.slots.items()},
         }
 
@@ -129,4 +132,4 @@ class BackboneShape:
     def from_dict(data: Mapping[str, Any]) -> BackboneShape:
         """Inverse of `to_dict`."""
         slots = {Slot.parse(name): SlotShape(**fields) for name, fields in data["slots"].items()}
-        return BackboneShape(data["family"], slots, data["total_parameters"], data["width"])
+        return BackboneShape(data["family"], slots, data["total_parameters"], data["width"], data.get("positions", 0))

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from autopeft.configuration import Configuration
-from autopeft.errors import StudyError
+from autopeft.errors import InputError, StudyError
 from autopeft.shapes import BackboneShape
 from autopeft.spaces.base import Space
 
@@ -68,6 +68,12 @@ class Budget:
 
     examples: int
     epochs: int
+
+    def __post_init__(self) -> None:
+        if self.examples < 0:
+            raise InputError(f"{self.examples} examples", where="training.examples", cure="use 0 for all of them")
+        if self.epochs < 1:
+            raise InputError(f"{self.epochs} epochs train nothing", where="training.epochs", cure="use 1 or more")
 
 
 @dataclass(frozen=True)

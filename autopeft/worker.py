@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -54,7 +55,12 @@ class Loaded:
         return self.tokens[name]
 
 
-_LOADED: dict[tuple[str, ...], Loaded] = {}
+_LOADED: dict[str, Loaded] = {}
+
+
+def key_of(setting: Setting) -> str:
+    """Returns the text under which a setting's backbone and data are kept: equal for equal settings."""
+    return json.dumps(setting.to_dict(), sort_keys=True)
 
 
 def load_setting(setting: Setting) -> Loaded:
@@ -63,7 +69,7 @@ def load_setting(setting: Setting) -> Loaded:
     Raises:
         TrainingError: The data is no longer what the study was made with.
     """
-    key = (setting.backbone.sha256, str(setting.task["fingerprint"]), str(setting.recipe.max_length))
+    key = key_of(setting)
     if key not in _LOADED:
         transformers_logging.disable_progress_bar()
         task = tasks.load_source(setting.source, rows=setting.rows)
@@ -110,7 +116,9 @@ def evaluate(job: Job) -> Outcome:
         scores = {name: score(loaded.task, name, found) for name, found in outputs.items()}
         adapter = _adapter(job, loaded.task, injection, head, scores)
     finally:
+        _LOADED.clear()  # a backbone that does not come back clean is not used again
         injection.eject()
+        _LOADED[key_of(job.setting)] = loaded
     total = measured()
     counts = adapter.provenance["counts"]
     objectives = {
@@ -167,12 +175,28 @@ def _rows(job: Job, tokens: Tokens) -> NDArray[np.int64]:
 def _fit(job: Job, loaded: Loaded, injection: Injection, head: HeadLayer) -> list[float]:
     tokens = loaded.split("train")
     rows = _rows(job, tokens)
+    mean, deviation = (0.0, 1.0) if loaded.task.labels else _moments(tokens.targets[rows])
+    if not loaded.task.labels:
+        # Rates and clipping suit targets of unit scale; the head takes mean and deviation back at the end.
+        tokens = replace(tokens, targets=(tokens.targets - mean) / deviation)
+    curve = _epochs(job, loaded, injection, head, tokens, rows)
+    with torch.no_grad():
+        head.output.weight.mul_(deviation)
+        head.output.bias.mul_(deviation).add_(mean)
+    return curve
+
+
+def _moments(targets: torch.Tensor) -> tuple[float, float]:
+    deviation = float(targets.double().std(correction=0))
+    return float(targets.double().mean()), deviation or 1.0
+
+
+def _epochs(
+    job: Job, loaded: Loaded, injection: Injection, head: HeadLayer, tokens: Tokens, rows: NDArray[np.int64]
+) -> list[float]:
     if not job.configuration.placements and head.dense is None:
         chosen = torch.from_numpy(rows)
         return [fit_probe(head, features(loaded.model, head, tokens)[chosen], tokens.targets[chosen], job.seed)]
-    if not loaded.task.labels:
-        with torch.no_grad():
-            head.output.bias.fill_(float(tokens.targets[rows].mean()))
     epochs = train(
         loaded.model,
         injection,
@@ -208,6 +232,7 @@ def _adapter(job: Job, task: Task, injection: Injection, head: HeadLayer, scores
         revision=backbone.revision,
         sha256=backbone.sha256,
         max_length=job.setting.recipe.max_length,
+        pairs=job.setting.source.text_pair is not None,
         tensors={**injection.stored_state(), **{f"head.{k}": v.detach() for k, v in head.state_dict().items()}},
         provenance=provenance,
     )

@@ -51,6 +51,7 @@ class Adapter:
         revision: Hub revision, or None.
         sha256: SHA-256 of the backbone's weights.
         max_length: Tokens a text is cut to.
+        pairs: Whether it was trained on pairs of texts.
         tensors: SLOT.KIND.TENSOR and head.TENSOR to weights.
         provenance: How it came about: scores, counts, seed, budget, versions; JSON.
     """
@@ -62,6 +63,7 @@ class Adapter:
     revision: str | None
     sha256: str
     max_length: int
+    pairs: bool
     tensors: Mapping[str, torch.Tensor]
     provenance: Mapping[str, Any]
 
@@ -79,6 +81,7 @@ class Adapter:
             "head": self.head.to_dict(),
             "labels": list(self.labels),
             "max_length": self.max_length,
+            "pairs": self.pairs,
             "provenance": dict(self.provenance),
         }
 
@@ -96,7 +99,9 @@ class Adapter:
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         for name, content in self.files().items():
-            (path / name).write_bytes(content)
+            written = path / f".{name}.writing"
+            written.write_bytes(content)
+            written.replace(path / name)  # no reader ever sees half a file
         return path
 
     @property
@@ -140,12 +145,16 @@ class Adapter:
             backbone: A loaded model and its tokenizer; None loads the adapter's own and checks its fingerprint.
 
         Raises:
-            InputError: The backbone's weights are not the ones the adapter was trained on.
+            InputError: The backbone's weights are not the ones the adapter was trained on, or second texts are missing
+                or superfluous.
 
         Example:
             >>> adapter.predict(["a fine film"]).labels  # doctest: +SKIP
             ('positive',)
         """
+        if (pairs is not None) != self.pairs:
+            trained = "pairs of texts" if self.pairs else "single texts"
+            raise InputError(f"the adapter was trained on {trained}", where="pairs", cure=f"give it {trained}")
         if not texts:
             return Predictions((), np.zeros((0, len(self.labels) or 1), dtype=np.float32))
         model, tokenizer = backbone or self.load_backbone()
@@ -217,10 +226,11 @@ def load(folder: str | Path) -> Adapter:
             revision=config.get("revision"),
             sha256=str(config["backbone"]["sha256"]),
             max_length=int(config["max_length"]),
+            pairs=bool(config["pairs"]),
             tensors=read_tensors(path),
             provenance=dict(config["provenance"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"a field is missing or of the wrong type: {error}", where=str(path), cure="save the adapter again"
         ) from None

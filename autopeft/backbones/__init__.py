@@ -1,6 +1,17 @@
 """Attach modules to real models: load, inject, eject, and the attention function that carries prefixes."""
 
-from autopeft.backbones.inject import Injection, backbone_in, inject, place_beside, shape_in
+from autopeft.backbones.attention import drop_unused_prefixes
+from autopeft.backbones.inject import Injection, attach, backbone_in, inject, place_beside, shape_in
 from autopeft.backbones.load import load_backbone, load_tokenizer
 
-__all__ = ["Injection", "backbone_in", "inject", "load_backbone", "load_tokenizer", "place_beside", "shape_in"]
+__all__ = [
+    "attach",
+    "drop_unused_prefixes",
+    "Injection",
+    "backbone_in",
+    "inject",
+    "load_backbone",
+    "load_tokenizer",
+    "place_beside",
+    "shape_in",
+]

@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from autopeft.backbones.sidecar import sidecar_of
+from autopeft.backbones.sidecar import AttentionHost, sidecar_of
 from autopeft.errors import InputError
 
 PREFIXED: Final = {"sdpa": "autopeft_sdpa", "eager": "autopeft_eager"}
@@ -106,8 +106,8 @@ def implementation(model: PreTrainedModel) -> str:
     return str(model.config._attn_implementation)
 
 
-def carry_prefixes(model: PreTrainedModel) -> str:
-    """Switches the model to the attention function that carries prefixes; returns the implementation it had.
+def carry_prefixes(model: PreTrainedModel) -> None:
+    """Switches the model to the attention function that carries prefixes.
 
     Raises:
         InputError: The implementation has no counterpart that carries prefixes.
@@ -121,4 +121,10 @@ def carry_prefixes(model: PreTrainedModel) -> str:
             where="attn_implementation",
             cure=f"load the backbone with one of: {', '.join(PREFIXED)}",
         )
-    return base
+
+
+def drop_unused_prefixes(model: PreTrainedModel) -> None:
+    """Switches back to the base implementation once no module of the model hosts a prefix."""
+    chosen = implementation(model)
+    if chosen in PREFIXED.values() and not any(isinstance(module, AttentionHost) for module in model.modules()):
+        model.set_attn_implementation(chosen.removeprefix("autopeft_"))

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from autopeft.backbones.attention import carry_prefixes
+from autopeft.backbones import layouts
+from autopeft.backbones.attention import carry_prefixes, drop_unused_prefixes
 from autopeft.backbones.sidecar import (
+    SIDECAR,
     AttentionHost,
     FfnBlockHost,
     FfnOutputBlockHost,
@@ -40,7 +42,6 @@ class Injection:
         name: Name of the layout.
         built: Placements and their layers, in canonical order.
         hosts: The modules that were made hosts.
-        attention: Attention implementation to put back, or None where no prefix needed another.
     """
 
     model: PreTrainedModel
@@ -48,7 +49,6 @@ class Injection:
     name: str
     built: tuple[tuple[Placement, ModuleLayer], ...]
     hosts: tuple[nn.Module, ...]
-    attention: str | None
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yields every trained parameter once, shared ones under their first name."""
@@ -68,14 +68,17 @@ class Injection:
         }
 
     def eject(self) -> None:
-        """Takes the modules out; the backbone is then bit for bit what it was before `inject`."""
+        """Takes the modules out; without other layouts the backbone is then bit for bit what it was.
+
+        Layouts may leave in any order; the last injected of those that stay is the active one.
+        """
         for _, layer in self.built:
             if isinstance(layer, RebindingLayer):
                 layer.unbind(self.model)
         for module in self.hosts:
             release(module, self.name)
-        if self.attention is not None:
-            self.model.set_attn_implementation(self.attention)
+        drop_unused_prefixes(self.model)
+        layouts.remove(self.model, self.name)
 
 
 def backbone_in(model: PreTrainedModel) -> PreTrainedModel:
@@ -94,7 +97,6 @@ def inject(
     *,
     name: str = "default",
     tensors: Mapping[str, torch.Tensor] | None = None,
-    make_sidecar: type[Sidecar] = Sidecar,
 ) -> Injection:
     """Builds a configuration's modules and attaches them to a backbone, whose own parameters are frozen.
 
@@ -104,16 +106,45 @@ def inject(
     Args:
         model: A transformers model of a known family, bare or with a task head.
         configuration: What to insert.
-        name: Name of the layout; several layouts can share a model, the last one injected is active.
+        name: Name of the layout; several layouts can share a model, and the last one injected is active: of the
+            others nothing takes part in the forward pass.
         tensors: Stored tensors to load, named as `Injection.stored_state` names them; None: fresh weights, drawn from
             torch's global generator in canonical order (seed it first).
-        make_sidecar: Class of the sidecars.
 
     Raises:
-        InputError: The configuration does not fit the model, or tensors are missing, superfluous or of another shape.
+        InputError: The configuration does not fit the model, the name is taken, full fine-tuning is in place, or
+            tensors are missing, superfluous or of another shape.
 
     Example:
         >>> injection = inject(model, configuration); ...; injection.eject()  # doctest: +SKIP
+    """
+    backbone = backbone_in(model)
+    layouts.require_room(backbone, name)
+    injection = attach(model, configuration, name=name, tensors=tensors)
+    rebinds = any(isinstance(layer, RebindingLayer) for _, layer in injection.built)
+    layouts.push(backbone, name, rebinds)
+    return injection
+
+
+def attach(
+    model: PreTrainedModel,
+    configuration: Configuration,
+    *,
+    name: str,
+    tensors: Mapping[str, torch.Tensor] | None = None,
+    make_sidecar: type[Sidecar] = Sidecar,
+) -> Injection:
+    """Does what `inject` does without deciding which layout is active: for sidecars that know it themselves.
+
+    Args:
+        model: As for `inject`.
+        configuration: As for `inject`.
+        name: As for `inject`.
+        tensors: As for `inject`.
+        make_sidecar: Class of the sidecars.
+
+    Raises:
+        InputError: As for `inject`.
     """
     backbone = backbone_in(model)
     family, shape = family_of(backbone.config.model_type), shape_in(backbone)
@@ -124,9 +155,11 @@ def inject(
         place_beside(layer, reference)
     if tensors is not None:
         load_tensors(built, tensors)
-    has_prefix = any(p.slot.site == "attention" for p, _ in built)
-    attention = carry_prefixes(backbone) if has_prefix else None
-    backbone.requires_grad_(False)
+    if any(p.slot.site == "attention" for p, _ in built):
+        carry_prefixes(backbone)
+    for path, parameter in backbone.named_parameters():
+        if SIDECAR not in path:
+            parameter.requires_grad_(False)
     hosts = []
     for placement, layer in built:
         if isinstance(layer, RebindingLayer):
@@ -135,7 +168,7 @@ def inject(
         module, mixin = _seam(backbone, family, placement.slot)
         host(module, mixin, str(placement.slot), make_sidecar).add(name, placement.module.kind, layer)
         hosts.append(module)
-    return Injection(backbone, configuration, name, tuple(built), tuple(hosts), attention)
+    return Injection(backbone, configuration, name, tuple(built), tuple(hosts))
 
 
 def place_beside(layer: nn.Module, reference: torch.Tensor) -> None:

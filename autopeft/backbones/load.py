@@ -18,7 +18,7 @@ def load_backbone(backbone: Backbone, *, dtype: torch.dtype = torch.float32) -> 
         dtype: Type of its parameters.
 
     Raises:
-        InputError: The weights on disk have another fingerprint.
+        InputError: The weights on disk have another fingerprint, or weights other than a pooler's are missing.
     """
     folder = locate(backbone.reference, backbone.revision)
     found = fingerprint(folder)
@@ -28,7 +28,19 @@ def load_backbone(backbone: Backbone, *, dtype: torch.dtype = torch.float32) -> 
             where=backbone.reference,
             cure="use the backbone the study was made with",
         )
-    model: PreTrainedModel = AutoModel.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+    # A pooler that the checkpoint lacks is drawn anew: with a fixed seed, so that every worker draws the same.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, report = AutoModel.from_pretrained(
+            folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
+        )
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise InputError(
+            f"the checkpoint lacks {len(missing)} weights, the first is '{missing[0]}'",
+            where=backbone.reference,
+            cure="save the whole model again",
+        )
     return model.eval().requires_grad_(False)
 
 

@@ -33,11 +33,10 @@ class Sidecar(nn.Module):
         self.active: str | None = None
 
     def add(self, name: str, kind: str, layer: nn.Module) -> None:
-        """Adds a layer to the layout `name` and makes that layout the active one."""
+        """Adds a layer to the layout `name`; which layout is active is decided for the whole model."""
         if name not in self.layouts:
             self.layouts[name] = nn.ModuleDict()
         cast(nn.ModuleDict, self.layouts[name])[kind] = layer
-        self.active = name
 
     def chosen(self) -> list[str]:
         """Returns the names of the layouts that take part in the forward pass."""
@@ -162,8 +161,6 @@ def release(module: nn.Module, name: str) -> None:
         return
     if name in sidecar.layouts:
         del sidecar.layouts[name]
-    if sidecar.active == name:
-        sidecar.active = None
     if not len(sidecar.layouts):
         restore(module)
 

@@ -93,7 +93,9 @@ def family_of(model_type: str) -> Family:
     return FAMILIES[model_type]
 
 
-def encoder_shape(family: str, *, width: int, layers: int, heads: int, ffn: int, outside_layers: int) -> BackboneShape:
+def encoder_shape(
+    family: str, *, width: int, layers: int, heads: int, ffn: int, outside_layers: int, positions: int
+) -> BackboneShape:
     """Returns the shape of a post-LN encoder whose layers hold 4 d^2 + 4 d, 2 d f + f + d and two LayerNorms.
 
     Args:
@@ -103,6 +105,7 @@ def encoder_shape(family: str, *, width: int, layers: int, heads: int, ffn: int,
         heads: Attention heads; their width is d / heads.
         ffn: FFN width f.
         outside_layers: Parameters outside the layers: embeddings and pooler.
+        positions: Longest text in tokens.
     """
     square = SlotShape(width, width)
     sites = {
@@ -116,4 +119,4 @@ def encoder_shape(family: str, *, width: int, layers: int, heads: int, ffn: int,
     total = outside_layers + layers * per_layer
     slots = {Slot("encoder", i, site): shape for i in range(layers) for site, shape in sites.items()}
     slots[Slot("backbone", 0, "all")] = SlotShape(width, width, parameters=total)
-    return BackboneShape(family, slots, total, width)
+    return BackboneShape(family, slots, total, width, positions)

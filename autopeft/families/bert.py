@@ -29,6 +29,8 @@ _DEFAULTS = {
 
 
 def _shape(config: Mapping[str, Any]) -> BackboneShape:
+    # RoBERTa counts positions from the padding id on: the first pad + 1 rows of its table serve no text.
+    unused = int(config.get("pad_token_id", 1)) + 1 if config["model_type"] == "roberta" else 0
     d = config["hidden_size"]
     tables = config["vocab_size"] + config["max_position_embeddings"] + config["type_vocab_size"]
     return encoder_shape(
@@ -38,6 +40,7 @@ def _shape(config: Mapping[str, Any]) -> BackboneShape:
         heads=config["num_attention_heads"],
         ffn=config["intermediate_size"],
         outside_layers=tables * d + 2 * d + (d * d + d),
+        positions=config["max_position_embeddings"] - unused,
     )
 
 

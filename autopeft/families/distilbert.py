@@ -18,6 +18,7 @@ def _shape(config: Mapping[str, Any]) -> BackboneShape:
         heads=config["n_heads"],
         ffn=config["hidden_dim"],
         outside_layers=(config["vocab_size"] + config["max_position_embeddings"]) * d + 2 * d,
+        positions=config["max_position_embeddings"],
     )
 
 

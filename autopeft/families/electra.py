@@ -20,6 +20,7 @@ def _shape(config: Mapping[str, Any]) -> BackboneShape:
         heads=config["num_attention_heads"],
         ffn=config["intermediate_size"],
         outside_layers=tables * e + 2 * e + (e * d + d if e != d else 0),
+        positions=config["max_position_embeddings"],
     )
 
 

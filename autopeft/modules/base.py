@@ -113,7 +113,19 @@ def module_from_dict(data: Mapping[str, Any]) -> PeftModule:
     given = {k: v for k, v in data.items() if k != "kind"}
     for name in given.keys() - names:
         raise InputError(f"{kind} has no field '{name}'", where=f"module.{name}", cure=nearest(name, names))
-    return known[kind](**given)
+    try:
+        return known[kind](**given)
+    except TypeError as error:
+        raise InputError(f"{kind}: {error}", where="module", cure="give every size") from None
+
+
+def as_floats(module: PeftModule, *names: str) -> None:
+    """Turns fields of a frozen specification into floats, so that 4 and 4.0 are one value with one id."""
+    for name in names:
+        value = getattr(module, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+            raise InputError(f"{value!r} is not a number", where=f"{module.kind}.{name}", cure="use a number")
+        object.__setattr__(module, name, float(value))
 
 
 def require_at_least_one(value: int, what: str) -> None:

@@ -25,6 +25,7 @@ def features(model: PreTrainedModel, head: HeadLayer, tokens: Tokens, size: int 
 
     Cost: one forward pass over the split.
     """
+    model.eval()
     rows_of_batches = by_length(tokens, size)
     found = torch.zeros(len(tokens), head.output.in_features, dtype=torch.float64)
     for rows in rows_of_batches:

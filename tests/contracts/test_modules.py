@@ -289,10 +289,74 @@ def test_two_layouts_share_a_backbone() -> None:
     shake(second)
     assert not torch.equal(hidden(model), alone)
     second.eject()
-    model.encoder.layer[0].output.autopeft_sidecar.active = "first"
-    model.encoder.layer[2].output.autopeft_sidecar.active = "first"
     assert torch.equal(hidden(model), alone)
     first.eject()
+    assert torch.equal(hidden(model), before)
+
+
+@pytest.mark.parametrize("cases", [("lora", "prefix"), ("prefix", "prefix through an MLP"), ("serial", "full")])
+@pytest.mark.parametrize("last_first", [True, False])
+def test_of_several_layouts_only_the_last_injected_takes_part(cases: tuple[str, str], last_first: bool) -> None:
+    """Each layout's outputs are those it has alone, in whichever order they leave; nothing of them stays."""
+    alone = []
+    for seed, case in enumerate(cases):
+        model = models.tiny_model("bert")
+        torch.manual_seed(seed)
+        injection = inject(model, configuration(case, layers=(seed,)))
+        shake(injection)
+        alone.append(hidden(model))
+    model = models.tiny_model("bert")
+    before, injections = hidden(model), []
+    for seed, case in enumerate(cases):
+        torch.manual_seed(seed)
+        injections.append(inject(model, configuration(case, layers=(seed,)), name=f"layout {seed}"))
+        shake(injections[-1])
+        assert torch.equal(hidden(model), alone[seed])
+    assert all(p.requires_grad for injection in injections for _, p in injection.named_parameters())
+    leaving, staying = (1, 0) if last_first else (0, 1)
+    injections[leaving].eject()
+    assert torch.equal(hidden(model), alone[staying])
+    injections[staying].eject()
+    assert torch.equal(hidden(model), before)
+    assert model.config._attn_implementation == "sdpa"
+    assert not any("autopeft" in name for module in model.modules() for name in vars(module))
+
+
+def test_an_adapter_without_modules_also_silences_the_others() -> None:
+    model = models.tiny_model("bert")
+    before = hidden(model)
+    first = inject(model, configuration("serial as released"), name="first")
+    probe = inject(model, Configuration(), name="probe")
+    assert torch.equal(hidden(model), before)
+    probe.eject()
+    assert not torch.equal(hidden(model), before)
+    first.eject()
+
+
+def test_layouts_that_would_collide_are_refused() -> None:
+    model = models.tiny_model("bert")
+    first = inject(model, configuration("lora"))
+    with pytest.raises(InputError, match="default: a layout of this name is in place"):
+        inject(model, configuration("serial"))
+    first.eject()
+    full = inject(model, configuration("full"), name="full")
+    with pytest.raises(InputError, match="full: full fine-tuning has rebound the backbone; eject it first"):
+        inject(model, configuration("lora"))
+    full.eject()
+    inject(model, configuration("lora")).eject()
+
+
+@pytest.mark.parametrize("family", models.FAMILIES)
+def test_full_fine_tuning_beside_other_modules_comes_out_bit_for_bit(family: str) -> None:
+    model = models.tiny_model(family)
+    before, tensors = hidden(model), {name: id(p) for name, p in model.named_parameters()}
+    both = Configuration((*configuration("full").placements, *configuration("lora").placements))
+    injection = inject(model, both)
+    shake(injection, 0.01)
+    assert sum(p.numel() for _, p in injection.named_parameters()) == both.count(shape_in(model)).trained
+    assert not torch.equal(hidden(model), before)
+    injection.eject()
+    assert {name: id(p) for name, p in model.named_parameters()} == tensors
     assert torch.equal(hidden(model), before)
 
 

@@ -57,7 +57,9 @@ class Saved:
             self.logits = head(self.hidden, models.inputs()["attention_mask"])
         tensors = {**injection.stored_state(), **{f"head.{k}": v for k, v in head.state_dict().items()}}
         labels = ("a", "b", "c")
-        Adapter(MIXED.stored_form(), Head(kind), labels, self.model, None, "0" * 64, 64, tensors, {}).save(self.adapter)
+        Adapter(MIXED.stored_form(), Head(kind), labels, self.model, None, "0" * 64, 64, False, tensors, {}).save(
+            self.adapter
+        )
 
     def bare(self) -> torch.nn.Module:
         return AutoModel.from_pretrained(self.model).eval()

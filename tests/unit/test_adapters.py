@@ -61,6 +61,7 @@ def adapter(backbone: Path) -> Adapter:
         revision=None,
         sha256=described.sha256,
         max_length=16,
+        pairs=False,
         tensors={**injection.stored_state(), **{f"head.{k}": v for k, v in head.state_dict().items()}},
         provenance={"metric": "accuracy", "scores": {"validation": 0.5}, "counts": {"stored": 384}},
     )
@@ -95,8 +96,13 @@ def test_nothing_to_predict_is_no_error(adapter: Adapter) -> None:
 
 
 def test_pairs_of_another_length_are_refused(adapter: Adapter) -> None:
+    on_pairs = replace(adapter, pairs=True)
     with pytest.raises(InputError, match="2 texts but 1 second texts"):
-        adapter.predict(["a", "b"], ["c"])
+        on_pairs.predict(["a", "b"], ["c"])
+    with pytest.raises(InputError, match="was trained on pairs of texts"):
+        on_pairs.predict(["a"])
+    with pytest.raises(InputError, match="was trained on single texts"):
+        adapter.predict(["a"], ["b"])
 
 
 def test_predicting_leaves_a_given_backbone_as_it_was(adapter: Adapter) -> None:

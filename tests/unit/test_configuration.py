@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from itertools import permutations
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,8 +17,10 @@ from autopeft.families import shape_of
 from autopeft.heads import Head
 from autopeft.modules import Lora, ParallelAdapter, Prefix, SerialAdapter
 from autopeft.presets import PRESETS, preset
-from autopeft.setting import Recipe
+from autopeft.setting import Backbone, Recipe, Setting
 from autopeft.shapes import BackboneShape, Slot
+from autopeft.tasks.base import TaskSource
+from autopeft.trial import Budget
 
 SHAPE = shape_of({"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4})
 
@@ -102,6 +105,45 @@ def test_bad_input_is_refused_with_the_cure(data: dict[str, object], says: str) 
         Configuration.from_dict(data)
 
 
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ([], "list instead of an object"),
+        ({"placments": []}, "unknown key 'placments'; did you mean 'placements'"),
+        ({"placements": {}}, "placements is not a list"),
+        ({"placements": ["x"]}, "placement: str instead of an object"),
+        ({"placements": [{"module": {"kind": "lora", "rank": 2}}]}, "'slot' is missing"),
+        ({"placements": [{"slot": "encoder.0.ffn", "module": {"kind": "serial_adapter"}}]}, "bottleneck"),
+        ({"training": {"lr": 1}}, "unknown key 'lr'"),
+        ({"training": {"learning_rate": "fast"}}, "'fast' is not a learning rate"),
+        ({"training": {"learning_rate": None}}, "None is not a learning rate"),
+    ],
+)
+def test_what_is_no_configuration_at_all_is_refused_too(data: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        Configuration.from_dict(data)
+
+
+def test_whole_numbers_and_floats_are_one_value_with_one_id() -> None:
+    slot = Slot("encoder", 0, "ffn")
+    whole = Configuration((Placement(slot, ParallelAdapter(4, scale=4)),), Training(1, 2))
+    assert whole.id == Configuration((Placement(slot, ParallelAdapter(4, scale=4.0)),), Training(1.0, 2.0)).id
+
+
+@pytest.mark.parametrize("values", [(-1, 3), (0, 0)])
+def test_budgets_that_train_nothing_are_refused(values: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match="training"):
+        Budget(*values)
+
+
+def test_texts_longer_than_the_backbone_has_positions_for_are_refused() -> None:
+    shape = shape_of({"model_type": "roberta", "max_position_embeddings": 514})
+    assert shape.positions == 512  # as RoBERTa's own documentation says: 514 rows, the first two serve no text
+    source = TaskSource("a.csv", "text", "label")
+    with pytest.raises(InputError, match="513 tokens, but the backbone has 512 positions; use at most 512"):
+        Setting(Backbone("b", "0", shape), source, {}, {}, recipe=Recipe(max_length=513))
+
+
 def test_description_names_what_a_person_asks_for() -> None:
     chosen = uniform(SHAPE, [("ffn", SerialAdapter(4)), ("attention.query", Lora(2))], Training(3e-3))
     assert describe(chosen) == "lora@query 2, serial 4 in 0 1 2 · lr 0.003"
@@ -122,7 +164,10 @@ def test_unknown_names_come_with_the_nearest_one() -> None:
     assert nearest("zzz", ["b", "a"]) == "known: a, b"
 
 
-@pytest.mark.parametrize(("field", "value"), [("batch_size", 0), ("threads", 0), ("warmup", 1.0), ("dropout", -0.1)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("batch_size", 0), ("threads", 0), ("warmup", 1.0), ("dropout", -0.1), ("clip", -1.0), ("weight_decay", -5.0)],
+)
 def test_recipes_that_cannot_train_are_refused(field: str, value: float) -> None:
     with pytest.raises(InputError, match=f"training.{field}"):
         Recipe(**{field: value})  # type: ignore[arg-type]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from autopeft import adapters, tasks, worker
-from autopeft.backbones import inject
+from autopeft.backbones import inject, load_backbone
 from autopeft.configuration import Configuration, Placement, Training
-from autopeft.errors import TrainingError
+from autopeft.errors import InputError, TrainingError
 from autopeft.families import StockHead
 from autopeft.heads import Head
 from autopeft.heads.layer import HeadLayer
@@ -175,7 +177,7 @@ def setting(backbone: Path, tmp_path: Path) -> Setting:
     path.write_text("\n".join(lines))
     task = tasks.load(str(path), text="text", label="label")
     described = describe_backbone(str(backbone))
-    return Setting(described, task.source, task.to_dict(), task.rows, recipe=Recipe(batch_size=16))
+    return Setting(described, task.source, task.to_dict(), task.rows, recipe=Recipe(batch_size=16, max_length=40))
 
 
 MIXED = Configuration(
@@ -267,17 +269,61 @@ def test_changed_data_is_refused(setting: Setting) -> None:
     assert caught.value.kind == "refused"
 
 
-def test_regression_beats_the_mean(backbone: Path, tmp_path: Path) -> None:
+def regression(backbone: Path, folder: Path, scale: float) -> Setting:
     rng = np.random.default_rng(0)
-    path = tmp_path / "scores.csv"
+    path = folder / f"scores{scale:g}.csv"
     lines = ["text,score"]
     for i in range(240):
         words = [WORDS[j] for j in rng.integers(0, len(WORDS), size=6)] + [str(i)]
-        lines.append(f"{' '.join(words)},{words.count('good') - words.count('bad') + 0.25}")
+        lines.append(f"{' '.join(words)},{scale * (words.count('good') - words.count('bad') + 0.25)}")
     path.write_text("\n".join(lines))
-    task = tasks.load(str(path), text="text", label="score", kind="regression", metric="spearman")
-    regression = Setting(
-        describe_backbone(str(backbone)), task.source, task.to_dict(), task.rows, recipe=Recipe(batch_size=16)
+    task = tasks.load(str(path), text="text", label="score", kind="regression", metric="r2")
+    return Setting(
+        describe_backbone(str(backbone)),
+        task.source,
+        task.to_dict(),
+        task.rows,
+        recipe=Recipe(batch_size=16, max_length=40),
     )
-    outcome = worker.evaluate(job(regression, budget=Budget(0, 8)))
-    assert outcome.objectives["quality"] > 0.5  # the constant prediction has no rank correlation: 0
+
+
+def test_regression_beats_the_mean_whatever_the_unit(backbone: Path, tmp_path: Path) -> None:
+    qualities = []
+    for scale in (1.0, 1000.0):
+        outcome = worker.evaluate(job(regression(backbone, tmp_path, scale), budget=Budget(0, 8)))
+        qualities.append(outcome.objectives["quality"])
+    assert qualities[0] > 0.2  # predicting the mean has an R2 of 0
+    assert qualities[1] == pytest.approx(qualities[0], abs=1e-3)
+
+
+def test_two_studies_in_one_process_keep_their_own_metric(setting: Setting) -> None:
+    accuracy = worker.evaluate(job(setting)).objectives["quality"]
+    source = replace(setting.source, metric="matthews")
+    task = tasks.load_source(source, rows=setting.rows)
+    other = replace(setting, source=source, task=task.to_dict())
+    assert worker.evaluate(job(other)).objectives["quality"] != accuracy
+    assert worker.evaluate(job(setting)).objectives["quality"] == accuracy
+
+
+def test_a_failed_trial_with_dropout_does_not_change_the_next_probe(setting: Setting) -> None:
+    noisy = replace(setting, recipe=replace(setting.recipe, dropout=0.5))
+    before = worker.evaluate(job(noisy, Configuration())).detail
+    with pytest.raises(TrainingError):
+        worker.evaluate(job(noisy, replace(MIXED, training=Training(1e30, 1e30))))
+    assert worker.evaluate(job(noisy, Configuration())).detail == before
+
+
+def test_weights_missing_from_a_checkpoint_are_noticed(backbone: Path, tmp_path: Path) -> None:
+    shutil.copytree(backbone, tmp_path / "b")
+    weights = load_file(tmp_path / "b" / "model.safetensors")
+    for part, fine in (("pooler.", True), ("encoder.layer.2.", False)):
+        kept = {name: tensor for name, tensor in weights.items() if not name.startswith(part)}
+        save_file(kept, tmp_path / "b" / "model.safetensors", metadata={"format": "pt"})
+        described = describe_backbone(str(tmp_path / "b"))
+        if fine:
+            torch.manual_seed(7)
+            first, second = load_backbone(described), load_backbone(described)
+            assert torch.equal(first.pooler.dense.weight, second.pooler.dense.weight)
+        else:
+            with pytest.raises(InputError, match=r"lacks 16 weights, the first is 'encoder\.layer\.2"):
+                load_backbone(described)

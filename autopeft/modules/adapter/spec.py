@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autopeft.errors import InputError
-from autopeft.modules.base import ParameterCount, PeftModule, register, require_at_least_one
+from autopeft.modules.base import ParameterCount, PeftModule, as_floats, register, require_at_least_one
 from autopeft.shapes import SlotShape
 
 
@@ -51,6 +51,7 @@ class SerialAdapter(PeftModule):
 
     def __post_init__(self) -> None:
         require_at_least_one(self.bottleneck, "bottleneck")
+        as_floats(self, "init_std")
 
     def count(self, shapes: Sequence[SlotShape]) -> ParameterCount:
         return _bottleneck_count(self.bottleneck, shapes)
@@ -81,6 +82,7 @@ class ParallelAdapter(PeftModule):
 
     def __post_init__(self) -> None:
         require_at_least_one(self.bottleneck, "bottleneck")
+        as_floats(self, "scale")
 
     def count(self, shapes: Sequence[SlotShape]) -> ParameterCount:
         return _bottleneck_count(self.bottleneck, shapes)

@@ -15,6 +15,8 @@ from autopeft.shapes import Slot, SlotShape
 def _owners(backbone: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
     """Yields (full name, owning module, attribute) of every parameter, shared ones under each of their names."""
     for prefix, owner in backbone.named_modules():
+        if "autopeft_sidecar" in prefix:  # inserted parts are not the backbone's
+            continue
         for name in list(owner._parameters):
             if owner._parameters[name] is not None:
                 yield (f"{prefix}.{name}" if prefix else name), owner, name
@@ -43,8 +45,9 @@ class PrivateBackbone(RebindingLayer):
 
     def unbind(self, backbone: nn.Module) -> None:
         """See `RebindingLayer.unbind`."""
-        for name, owner, attribute in list(_owners(backbone)):
-            owner._parameters[attribute] = self._shared[name.replace(".", "/")]
+        for key, shared in self._shared.items():
+            path, _, attribute = key.replace("/", ".").rpartition(".")
+            backbone.get_submodule(path)._parameters[attribute] = shared
         self._shared = {}
 
     def stored_state(self) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autopeft.errors import InputError
-from autopeft.modules.base import ParameterCount, PeftModule, register, require_at_least_one
+from autopeft.modules.base import ParameterCount, PeftModule, as_floats, register, require_at_least_one
 from autopeft.shapes import SlotShape
 
 LINEAR_SITES = ("attention.query", "attention.key", "attention.value", "attention.output", "ffn.up", "ffn.down")
@@ -36,6 +36,7 @@ class Lora(PeftModule):
 
     def __post_init__(self) -> None:
         require_at_least_one(self.rank, "rank")
+        as_floats(self, "alpha")
 
     @property
     def scaling(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from autopeft.modules.base import ParameterCount, PeftModule, register, require_at_least_one
+from autopeft.modules.base import ParameterCount, PeftModule, as_floats, register, require_at_least_one
 from autopeft.shapes import SlotShape
 
 
@@ -37,6 +37,7 @@ class Prefix(PeftModule):
 
     def __post_init__(self) -> None:
         require_at_least_one(self.length, "prefix length")
+        as_floats(self, "init_std")
 
     def count(self, shapes: Sequence[SlotShape]) -> ParameterCount:
         width = sum(2 * s.kv_heads * s.head_dim for s in shapes)
