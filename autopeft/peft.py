@@ -63,6 +63,7 @@ class AutoPeftConfig(PeftConfig):
         max_length: Tokens a text is cut to.
         pairs: Whether it was trained on pairs of texts.
         provenance: How the adapter came about.
+        weights_sha256: SHA-256 of the weights file, checked by `autopeft.adapters.load` only.
     """
 
     format: int = 1
@@ -73,9 +74,11 @@ class AutoPeftConfig(PeftConfig):
     max_length: int = 128
     pairs: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
+    weights_sha256: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.weights_sha256 = None  # of the file it was read with; what peft saves later is another one
         self.peft_type = AUTOPEFT
         self.configuration = Configuration.from_dict(self.configuration).stored_form().to_dict()
 

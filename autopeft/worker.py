@@ -7,13 +7,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from autopeft import tasks
 from autopeft.adapters import Adapter, build_head
@@ -71,7 +71,6 @@ def load_setting(setting: Setting) -> Loaded:
     """
     key = key_of(setting)
     if key not in _LOADED:
-        transformers_logging.disable_progress_bar()
         task = tasks.load_source(setting.source, rows=setting.rows)
         if task.fingerprint != setting.task["fingerprint"]:
             raise TrainingError(
@@ -215,6 +214,7 @@ def _adapter(job: Job, task: Task, injection: Injection, head: HeadLayer, scores
     count = job.configuration.count(backbone.shape)
     provenance = {
         "metric": task.metric,
+        "data": {"train": PurePath(job.setting.source.train).name, "sizes": dict(job.setting.task["sizes"])},
         "scores": dict(scores),
         "counts": {**vars(count), "head": job.setting.head.count(backbone.shape.width, task.outputs)},
         "trial": job.number,

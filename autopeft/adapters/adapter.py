@@ -200,8 +200,12 @@ def build_head(
     if tensors is not None:
         try:
             layer.load_state_dict(dict(tensors))
-        except RuntimeError as error:
-            raise InputError(f"the head's tensors do not fit: {error}", where="head", cure="save it again") from None
+        except RuntimeError:
+            raise InputError(
+                f"the head's tensors do not fit {outputs} outputs of a '{head.kind}' head",
+                where="head",
+                cure="save the adapter again",
+            ) from None
     place_beside(layer, next(backbone.parameters()))
     return layer
 
@@ -227,7 +231,7 @@ def load(folder: str | Path) -> Adapter:
             sha256=str(config["backbone"]["sha256"]),
             max_length=int(config["max_length"]),
             pairs=bool(config["pairs"]),
-            tensors=read_tensors(path),
+            tensors=read_tensors(path, config.get("weights_sha256")),
             provenance=dict(config["provenance"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

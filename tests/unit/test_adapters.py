@@ -126,6 +126,13 @@ def test_the_card_names_no_path_and_all_that_matters(adapter: Adapter, backbone:
         assert fact in card
 
 
+def test_the_card_of_the_demo_backbone_says_where_it_is(adapter: Adapter) -> None:
+    card = replace(adapter, reference="demo", labels=("a|b", "<script>\n")).files()["README.md"].decode()
+    assert 'base_model: "sentence-transformers/all-MiniLM-L6-v2"' in card
+    assert "AutoModel.from_pretrained(get_model_path())" in card
+    assert "| labels | a&#124;b, &lt;script&gt; |" in card
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
@@ -147,6 +154,15 @@ def test_damaged_folders_are_refused(
         (folder / name).write_bytes(content)
     with pytest.raises(InputError, match=says):
         load(folder)
+
+
+def test_one_flipped_bit_is_noticed(adapter: Adapter, tmp_path: Path) -> None:
+    weights = adapter.save(tmp_path) / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(InputError, match="weights are not those that were saved"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("cut", [1, 9, 200])
