@@ -22,8 +22,10 @@ class TrialStatus(StrEnum):
         queued -> running -> completed | pruned | failed
         running -> interrupted -> queued            (its process died; it is run again, same seed)
         queued -> interrupted                        (dropped on purpose)
+        failed -> queued                             (its surroundings failed it, not its configuration: missing data,
+                                                      an absent backbone; the next run tries it again, same seed)
 
-    completed, pruned and failed are final; failed trials carry a kind.
+    completed and pruned are final, and so is failed but for that one case; failed trials carry a kind.
     """
 
     QUEUED = "queued"
@@ -35,7 +37,7 @@ class TrialStatus(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether no transition leaves this state."""
+        """Whether a trial in this state has ended: nothing more is done about it in the run that ended it."""
         return self in (TrialStatus.COMPLETED, TrialStatus.PRUNED, TrialStatus.FAILED)
 
 
@@ -47,7 +49,7 @@ TRANSITIONS: Mapping[TrialStatus, frozenset[TrialStatus]] = {
     TrialStatus.INTERRUPTED: frozenset({TrialStatus.QUEUED}),
     TrialStatus.COMPLETED: frozenset(),
     TrialStatus.PRUNED: frozenset(),
-    TrialStatus.FAILED: frozenset(),
+    TrialStatus.FAILED: frozenset({TrialStatus.QUEUED}),
 }
 
 

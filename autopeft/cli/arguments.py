@@ -14,3 +14,10 @@ Which = Annotated[
         metavar="TRIAL", help="Number of a trial, knee (best compromise), or best (best quality).", show_default=False
     ),
 ]
+TrustEvaluate = Annotated[
+    bool,
+    typer.Option(
+        "--trust-evaluate",
+        help="Run the study's jobs with the function it names even where that is not part of autopeft.",
+    ),
+]

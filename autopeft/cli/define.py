@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autopeft import tasks
+from autopeft.cli.estimate import check_bounds
 from autopeft.cli.settings import (
     Settings,
     backbone_of,
@@ -19,6 +20,7 @@ from autopeft.errors import InputError
 from autopeft.search.base import make_searcher
 from autopeft.setting import Setting, describe_backbone
 from autopeft.study.definition import StudyDefinition, library_versions
+from autopeft.study.locations import located
 from autopeft.tasks import Task
 
 
@@ -59,7 +61,7 @@ def define(settings: Settings) -> Defined:
         what = f"{budget.examples} examples of {len(task.splits['train'])} in the training split"
         raise InputError(what, where="training.examples", cure="lower it, or use 0 for all")
     definition = StudyDefinition(
-        setting=Setting(backbone, task.source, task.to_dict(), task.rows, head, recipe),
+        setting=located(Setting(backbone, task.source, task.to_dict(), task.rows, head, recipe)),
         space=space,
         searcher=searcher,
         trials=settings.search.trials,
@@ -70,4 +72,5 @@ def define(settings: Settings) -> Defined:
         baselines=baselines,
         versions=library_versions(),
     )
+    check_bounds(definition)
     return Defined(settings, task, definition)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from autopeft.cli.arguments import Json
+from autopeft.cli.arguments import Json, TrustEvaluate
 from autopeft.cli.flags import Given, with_settings
 
 if TYPE_CHECKING:
+    from autopeft.errors import StudyError
     from autopeft.study.driver import RunReport
     from autopeft.study.study import Study
 
@@ -19,7 +20,7 @@ CONTINUING = {("study",), ("search", "trials"), ("search", "workers")}
 
 
 @with_settings
-def run(given: Given, as_json: Json = False) -> None:
+def run(given: Given, trust_evaluate: TrustEvaluate = False, as_json: Json = False) -> None:
     """Search the space; the same command continues a search that was stopped or killed.
 
     Trains the baselines first, then the trials; prints one line for each. Ctrl-C once ends after the running trials,
@@ -30,21 +31,24 @@ def run(given: Given, as_json: Json = False) -> None:
     """
     from autopeft.cli.console import Lines, print_json, say
     from autopeft.cli.tables import overview
-    from autopeft.study.planning import counts
     from autopeft.trial import TrialStatus
 
-    study, workers, trials = _open(given)
+    study, workers, trials = _open(given, trust_evaluate)
     with study:
         shape = study.definition.setting.backbone.shape
         waiting = sum(t.status is TrialStatus.QUEUED and t.proposal.purpose != "final" for t in study.trials)
+        waiting += len(study.repeatable)
         fresh = len(study.definition.baselines) - len(study.baselines)
-        asked = max(0, trials - sum(counts(t) for t in study.trials)) + waiting + fresh
+        asked = max(0, trials - study.begun) + waiting + fresh
         if not as_json:
             done = sum(t.status.final and t.proposal.purpose == "search" for t in study.trials)
             say(
-                f"study {study.path}: {done} of {trials} trials done, "
+                f"study {study.path}: {done} of {max(trials, study.begun)} trials done, "
                 f"{len(study.definition.baselines)} baselines, {workers} at once"
             )
+            if not asked:
+                fewer = f"{trials} trials asked for, {study.begun} are there: " if trials < study.begun else ""
+                say(f"{fewer}nothing is left to do; raise --trials to go on")
         for damage in study.damaged:
             say(f"warning: {damage}; it is set aside and not used", stderr=True)
         lines = Lines(asked, shape.total_parameters, workers, quiet=as_json)
@@ -58,7 +62,7 @@ def run(given: Given, as_json: Json = False) -> None:
     raise typer.Exit(report.exit_code)
 
 
-def _open(given: Given) -> tuple[Study, int, int]:
+def _open(given: Given, trust_evaluate: bool) -> tuple[Study, int, int]:
     """Opens the study for writing, or makes it; returns it with the workers and the total of trials."""
     from autopeft.cli.define import define
     from autopeft.errors import InputError
@@ -75,11 +79,30 @@ def _open(given: Given) -> tuple[Study, int, int]:
     if only and Store.exists(Path(settings.study)):
         if workers < 1:
             raise InputError(f"{workers} workers can run nothing", where="search.workers", cure="use 1 or more")
-        study = Study.open(settings.study)
+        study = Study.open(settings.study, trust_evaluate=trust_evaluate)
         asked = ("search", "trials") in given.overrides
         return study, workers, settings.search.trials if asked else study.definition.trials
+    if not settings.task.train and Store.exists(Path(settings.study)):
+        raise _fixed(given, settings.study)
     defined = define(settings)
     return Study.start(settings.study, defined.definition), workers, settings.search.trials
+
+
+def _fixed(given: Given, path: str) -> StudyError:
+    """Returns the refusal of settings, given without the data, for a study that exists."""
+    from autopeft.errors import StudyError
+    from autopeft.study.study import Study
+
+    with Study.open(path, readonly=True) as study:
+        definition = study.definition
+    setting, space = definition.setting, definition.space
+    keys = ", ".join(".".join(key) for key in sorted(set(given.overrides) - CONTINUING)) or f"{given.file}"
+    return StudyError(
+        f"this study exists, and what it searches is fixed (data {setting.source.train}, backbone "
+        f"{setting.backbone.reference}, space {space.kind} of {space.size:,} configurations)",
+        where=path,
+        cure=f"leave out {keys} to continue it, or name another --study, with --train and --backbone",
+    )
 
 
 def _ended(study: Study, report: RunReport) -> dict[str, object]:
@@ -100,7 +123,11 @@ def _say_ending(study: Study, report: RunReport) -> None:
     if report.stopped == "failing" and report.failure:
         say("error: the first trials all failed alike, so the search was stopped", stderr=True)
         say(f"  {report.failure.kind}: {report.failure.message}", stderr=True)
-        say("  mend the cause and run the same command again; `autopeft show STUDY 0` has the traceback", stderr=True)
+        say("  mend the cause and run the same command again: it repeats these trials", stderr=True)
+        say("  `autopeft show STUDY TRIAL` has the traceback", stderr=True)
+    elif report.exit_code == 1:
+        say(f"error: every trial of this run failed ({report.failed})", stderr=True)
+        say("  `autopeft show STUDY TRIAL` says why; what was refused is tried again by the same command", stderr=True)
     elif report.stopped in ("interrupted", "terminated"):
         say(f"stopped with {study.missing} trials to go; the same command goes on", stderr=True)
     elif report.stopped == "exhausted":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autopeft.cli.arguments import Json, StudyFolder, Which
+from autopeft.cli.arguments import Json, StudyFolder, TrustEvaluate, Which
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,6 +38,7 @@ def run(
         bool, typer.Option("--same-seed", help="Repeat the trial exactly instead, and compare; nothing is recorded.")
     ] = False,
     workers: Annotated[int, typer.Option(help="Runs at once.", min=1)] = 1,
+    trust_evaluate: TrustEvaluate = False,
     as_json: Json = False,
 ) -> None:
     """Train a chosen configuration again on fresh seeds; report mean and standard deviation; save the best adapter.
@@ -53,7 +54,7 @@ def run(
 
     if out is not None:
         check_out(Path(out))
-    with Study.open(folder) as study:
+    with Study.open(folder, trust_evaluate=trust_evaluate) as study:
         trial = choose(study, which, max_parameters)
         if same_seed:
             _repeat(study, trial, out, as_json)
@@ -72,13 +73,17 @@ def run(
 
 def save(source: Path, out: Path) -> None:
     """Copies the files of an adapter out of a trial's folder."""
-    out.mkdir(parents=True, exist_ok=True)
-    for name in ADAPTER:
-        shutil.copyfile(source / name, out / name)
+    from autopeft.cli.outputs import writing
+
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for name in ADAPTER:
+            shutil.copyfile(source / name, out / name)
 
 
 def check_out(out: Path) -> None:
-    """Raises InputError where an adapter must not be written: a file, or a folder with other things."""
+    """Raises InputError where an adapter must or can not be written: a file, a folder with other things, no access."""
+    from autopeft.cli.outputs import check_folder
     from autopeft.errors import InputError
 
     if out.is_dir() and any(out.iterdir()) and not (out / ADAPTER[0]).is_file():
@@ -86,6 +91,7 @@ def check_out(out: Path) -> None:
         raise InputError("the folder holds other things", where=str(out), cure=cure)
     if out.exists() and not out.is_dir():
         raise InputError("this is a file", where=str(out), cure="name a folder")
+    check_folder(out)
 
 
 def _best(finals: Sequence[Trial]) -> Trial | None:
@@ -198,7 +204,7 @@ def _again(study: Study, trial: Trial) -> Outcome:
     proposal, definition = trial.proposal, study.definition
     splits = tuple(proposal.note.get("splits", ("validation",)))
     job = Job(trial.number, proposal.configuration, proposal.budget, proposal.seed, definition.setting, splits)
-    executor = ProcessExecutor(definition.evaluate, 1, definition.setting.recipe.threads)
+    executor = ProcessExecutor(study.evaluate, 1, definition.setting.recipe.threads)
     try:
         executor.submit(job)
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -18,10 +19,30 @@ from autopeft.shapes import BackboneShape
 from autopeft.spaces import space_from_dict
 from autopeft.spaces.base import Space
 from autopeft.study.folders import canonical, checksum
+from autopeft.study.locations import FILES
 from autopeft.trial import Budget, Constraint, Objective, Problem, StoredParameters
 from autopeft.version import __version__
 
 EVALUATE = "autopeft.worker:evaluate"
+LEADING = (
+    "setting.source",
+    "setting.task",
+    "setting.rows",
+    "setting.backbone",
+    "space",
+    "setting.task.metric",
+    "setting.head",
+)
+"""In which order differences of two studies are told; others follow."""
+OPAQUE = ("baselines", "setting.rows", "setting.backbone.shape", "space.shape")
+"""What is too long to be told: only that it differs."""
+FOLLOWS = (
+    ("setting.task.sizes", "setting.task.fingerprint"),
+    ("setting.rows", "setting.task.fingerprint"),
+    ("space.shape", "setting.backbone.shape"),
+    ("setting.backbone.shape", "setting.backbone.sha256"),
+)
+"""Pairs of a difference and another that explains it."""
 
 
 OBJECTIVES: Mapping[str, Callable[[BackboneShape], Objective]] = {
@@ -41,7 +62,7 @@ class StudyDefinition:
         setting: Backbone, task, head and recipe.
         space: Where to search.
         searcher: How to search.
-        trials: Total number of search trials; the one field that may change later (`extended`).
+        trials: Total number of search trials; may change later (`extended`), as may where the files lie (`moved`).
         objectives: Names in `OBJECTIVES`; the first is "quality".
         constraints: Upper bounds by objective that is known without a trial, as given: a number, or for "parameters" a
             percentage of the backbone such as "0.5%".
@@ -93,7 +114,7 @@ class StudyDefinition:
 
     @cached_property
     def id(self) -> str:
-        """Content hash of what decides the trials: all fields except `trials` and `versions`."""
+        """Content hash of what decides the trials: all fields except `trials`, `versions` and local paths."""
         return checksum(self._identity())[:16]
 
     def problem(self) -> Problem:
@@ -107,9 +128,20 @@ class StudyDefinition:
         """Returns the same study with another total of search trials."""
         return replace(self, trials=trials)
 
+    def moved(self, setting: Setting) -> StudyDefinition:
+        """Returns the same study with its data and backbone where another setting says they lie."""
+        return replace(self, setting=setting)
+
     def differences(self, other: StudyDefinition) -> list[str]:
-        """Returns one line per field in which the two make different trials: "search.seed: 0 here, 1 asked for"."""
-        return list(_differences(self._identity(), other._identity(), ""))
+        """Returns one line per field in which the two make different trials: "seed: 0 here, 1 asked for".
+
+        What a user most likely changed comes first: data, backbone, space, metric, head; baselines come last. What
+        follows from another difference is left out.
+        """
+        found = dict(_differences(self._identity(), other._identity(), ""))
+        told = [p for p in found if not any(_under(p, k) and c in found for k, c in FOLLOWS) and p != "baselines"]
+        lines = [found[path] for path in sorted(told, key=lambda path: (_rank(path), path))]
+        return lines + (["baselines differ"] if "baselines" in found else [])
 
     def to_dict(self) -> dict[str, Any]:
         """Returns a JSON-able form."""
@@ -148,7 +180,15 @@ class StudyDefinition:
 
     def _identity(self) -> dict[str, Any]:
         told = {k: v for k, v in self.to_dict().items() if k not in ("trials", "versions")}
-        return dict(json.loads(canonical(told)))  # lists and tuples are one thing there
+        identity = dict(json.loads(canonical(told)))  # lists and tuples are one thing there
+        # Files may move; what is in them is told by the data's fingerprint and the weights' SHA-256.
+        places = [(identity["setting"]["source"], key) for key in FILES]
+        places += [(identity["setting"]["task"].get("source", {}), key) for key in FILES]
+        places.append((identity["setting"]["backbone"], "reference"))
+        for record, key in places:
+            if os.path.isabs(record.get(key) or ""):  # noqa: PTH117 - a name of the hub is no path
+                record[key] = "(a local path)"
+        return identity
 
     def _bound(self, name: str, value: str | float) -> Constraint:
         shape, where = self.setting.backbone.shape, f"search.constraints.{name}"
@@ -207,14 +247,40 @@ def _objective(name: str, shape: BackboneShape, where: str) -> Objective:
     return OBJECTIVES[name](shape)
 
 
-def _differences(here: Any, there: Any, path: str) -> Iterator[str]:
-    if isinstance(here, Mapping) and isinstance(there, Mapping):
+def _differences(here: Any, there: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Yields pairs of path and line; members of a list with names go by them."""
+    ours, theirs = _by_name(here), _by_name(there)
+    if here == there:
+        return
+    if path in OPAQUE:
+        yield path, f"{path} differ" + ("" if path.endswith("s") else "s")
+    elif isinstance(here, Mapping) and isinstance(there, Mapping):
         for key in sorted({*here, *there}):
             yield from _differences(here.get(key), there.get(key), f"{path}.{key}" if path else key)
-    elif here != there:
-        yield f"{path}: {_short(here)} here, {_short(there)} asked for"
+    elif ours and theirs and list(ours) == list(theirs):
+        yield from _differences(ours, theirs, path)
+    else:
+        ours, theirs = list(ours) or here, list(theirs) or there
+        yield path, f"{path}: {_short(ours)} here, {_short(theirs)} asked for"
+
+
+def _by_name(value: Any) -> dict[str, Any]:
+    if isinstance(value, list) and all(isinstance(v, Mapping) and "name" in v for v in value):
+        named = {str(v["name"]): v for v in value}
+        return named if len(named) == len(value) else {}
+    return {}
+
+
+def _rank(path: str) -> int:
+    """Returns the place of a difference in a message: that of the longest path in `LEADING` it lies under."""
+    over = [place for place in LEADING if _under(path, place)]
+    return LEADING.index(max(over, key=len)) if over else len(LEADING)
+
+
+def _under(path: str, place: str) -> bool:
+    return path == place or path.startswith(f"{place}.")
 
 
 def _short(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -42,7 +42,9 @@ class RunReport:
 
     @property
     def exit_code(self) -> int:
-        """What a command that ran it exits with: 0, 1 for "failing", 130 or 143."""
+        """What a command that ran it exits with: 0; 1 where every trial of the run failed; 130 or 143."""
+        if self.stopped in ("finished", "exhausted") and self.failed and not self.completed:
+            return 1
         return _EXIT_CODES[self.stopped]
 
 
@@ -81,6 +83,7 @@ def drive(ledger: Ledger, following: Callable[[], Trial | None], executor: Execu
             loop.give_up("SIGTERM" if stop.terminated else "Ctrl-C, twice")
         if loop.common is not None:
             loop.give_up(f"the first {FAILING} trials failed alike")
+            ledger.note_alike(loop.failed)
             return loop.report("failing")
     if stop.soon:
         return loop.report("terminated" if stop.terminated else "interrupted")
@@ -93,7 +96,8 @@ class _Loop:
     def __init__(self, ledger: Ledger, following: Callable[[], Trial | None], executor: Executor, watch: Watch) -> None:
         self._ledger, self._following, self._executor, self._watch = ledger, following, executor, watch
         self._running: set[int] = set()
-        self._completed = self._failed = 0
+        self._completed = 0
+        self.failed: list[int] = []
         self._failures: list[Failure] = []
         self.common: Failure | None = None
 
@@ -124,7 +128,7 @@ class _Loop:
 
     def report(self, stopped: Literal["finished", "interrupted", "terminated", "failing"]) -> RunReport:
         """Returns the numbers of this run."""
-        return RunReport(stopped, self._completed, self._failed, self.common)
+        return RunReport(stopped, self._completed, len(self.failed), self.common)
 
     def _handle(self, event: Event) -> None:
         number = event.number
@@ -144,7 +148,8 @@ class _Loop:
 
     def _count(self, trial: Trial) -> None:
         self._completed += trial.status in (TrialStatus.COMPLETED, TrialStatus.PRUNED)
-        self._failed += trial.status is TrialStatus.FAILED
+        if trial.status is TrialStatus.FAILED:
+            self.failed.append(trial.number)
         if self._completed == 0 and trial.failure is not None:
             self._failures.append(trial.failure)
             if len(self._failures) == FAILING and len({_kin(f) for f in self._failures}) == 1:

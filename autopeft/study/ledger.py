@@ -8,12 +8,16 @@ from typing import Any
 
 from autopeft.job import Job, Outcome
 from autopeft.study.definition import StudyDefinition, library_versions
+from autopeft.study.folders import canonical
 from autopeft.study.outcomes import ended
 from autopeft.study.store import Store
 from autopeft.trial import Failure, Proposal, Trial, TrialStatus, require_transition
 
 RETRIES = 2
 """How often a trial is run again after its worker vanished; once more and it counts as crashed."""
+
+REFUSED = "refused"
+ALIKE = "first trials failed alike"
 
 
 class Ledger:
@@ -33,7 +37,9 @@ class Ledger:
         return self._definition
 
     def redefine(self, definition: StudyDefinition) -> None:
-        """Replaces the definition; only the total of trials may differ."""
+        """Replaces the definition, where it differs; only the total of trials and local paths may."""
+        if canonical(definition.to_dict()) == canonical(self._definition.to_dict()):
+            return
         self._store.redefine(definition.to_dict())
         self._definition = definition
 
@@ -71,7 +77,9 @@ class Ledger:
 
     def lose(self, number: int, reason: str) -> Trial:
         """Records that a worker vanished: the trial is queued again, or failed after `RETRIES` further attempts."""
-        losses = sum(bool(e.detail.get("lost")) for e in self._store.events("interrupted", number))
+        events = self._store.events(trial=number)
+        tried = max((i for i, e in enumerate(events) if e.kind == "failed"), default=0)  # earlier runs do not count
+        losses = sum(bool(e.detail.get("lost")) for e in events[tried:] if e.kind == "interrupted")
         if losses >= RETRIES:
             return self.tell(number, Failure("crashed", f"its worker vanished {losses + 1} times: {reason}"))
         return self._requeue(self.trial(number), {"reason": reason, "lost": True})
@@ -97,6 +105,32 @@ class Ledger:
         """Queues every running and interrupted trial again; returns their numbers."""
         unfinished = [t for t in self._store.trials() if t.status in (TrialStatus.RUNNING, TrialStatus.INTERRUPTED)]
         return [self._requeue(trial, detail).number for trial in unfinished]
+
+    def repeatable(self) -> list[Trial]:
+        """Returns the failed trials that the next run tries again: what surrounded them failed, as far as one can tell.
+
+        Those are refused ones (missing or changed data, an absent backbone) and those of a run that was stopped since
+        its first trials failed alike. Final trials are not among them: `Study.train` proposes those anew.
+        """
+        stopped: set[int] = set()
+        for event in self._store.events():
+            if event.kind == ALIKE:
+                stopped |= set(event.detail["trials"])
+            elif event.kind == "queued":
+                stopped -= {event.trial}
+        failed = (t for t in self._store.trials() if t.failure is not None and t.proposal.purpose != "final")
+        return [t for t in failed if t.number in stopped or (t.failure and t.failure.kind == REFUSED)]
+
+    def repeat(self, detail: Mapping[str, Any]) -> list[int]:
+        """Queues every repeatable trial again, without its failure; returns their numbers."""
+        found = self.repeatable()
+        for trial in found:
+            self._store.advance(Trial(trial.number, trial.proposal), detail=detail)
+        return [trial.number for trial in found]
+
+    def note_alike(self, numbers: Sequence[int]) -> None:
+        """Records that a run was stopped since these trials, its first, failed alike."""
+        self._store.note(ALIKE, detail={"trials": list(numbers)})
 
     def _requeue(self, trial: Trial, detail: Mapping[str, Any]) -> Trial:
         interrupted = [replace(trial, status=TrialStatus.INTERRUPTED)] if trial.status is TrialStatus.RUNNING else []

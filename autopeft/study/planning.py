@@ -15,8 +15,8 @@ from autopeft.trial import Proposal, Trial, TrialStatus
 def propose(definition: StudyDefinition, trials: Sequence[Trial], next_number: int, n: int) -> list[Proposal]:
     """Has the searcher propose up to `n` configurations.
 
-    It is shown the search trials and the baselines it can learn from (`informs`). Its generator is derived from the study's
-    seed and the number of search trials ever proposed. Every proposal gets the study's seed for its training.
+    It is shown the search trials and the baselines it can learn from (`informs`). Its generator is derived from the
+    study's seed and the number of search trials ever proposed. Every proposal gets the study's seed for its training.
 
     Args:
         definition: The study.
@@ -97,3 +97,8 @@ def counts(trial: Trial) -> bool:
     proposal = trial.proposal
     first = proposal.purpose == "search" and proposal.parent is None
     return first and trial.status is not TrialStatus.INTERRUPTED
+
+
+def yet_to_propose(definition: StudyDefinition, trials: Iterable[Trial]) -> int:
+    """Returns how many search trials have yet to be proposed to reach the total."""
+    return max(0, definition.trials - sum(counts(t) for t in trials))

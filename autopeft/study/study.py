@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 from autopeft.configuration import Configuration
 from autopeft.errors import InputError, StudyError
 from autopeft.heads import Head
 from autopeft.job import Job, Outcome
 from autopeft.pareto import ParetoFront
+from autopeft.presets import baselines as usual_baselines
 from autopeft.search.base import Searcher, make_searcher
 from autopeft.setting import Backbone, Recipe, Setting, describe_backbone
 from autopeft.spaces.base import Space, SpaceTemplate
 from autopeft.study.database import StudyEvent
 from autopeft.study.definition import EVALUATE, StudyDefinition, library_versions
-from autopeft.study.driver import RunReport, TrainingStoppedError, Watch, drive
-from autopeft.study.executors.base import Executor
-from autopeft.study.executors.choice import make_executor
+from autopeft.study.driver import RunReport, Watch
 from autopeft.study.folders import Damage
 from autopeft.study.front import StudyFront
 from autopeft.study.ledger import Ledger
-from autopeft.study.planning import baseline_proposals, counts, final_proposals, finals_of, propose
-from autopeft.study.store import TEST_OPENED, Store
+from autopeft.study.locations import located
+from autopeft.study.planning import counts, yet_to_propose
+from autopeft.study.runner import ExecutorChoice, Runner
+from autopeft.study.store import Store
+from autopeft.study.trust import permitted
 from autopeft.tasks.base import Task
-from autopeft.trial import Budget, Failure, Trial, TrialStatus
+from autopeft.trial import Budget, Failure, Trial
 
 FINAL_SPLITS = ("validation", "selection")
-ExecutorChoice = Executor | Literal["process", "inline"]
+TOLD = 4
+"""How many differences of another study a message names."""
 
 
 class Study:
@@ -48,9 +50,10 @@ class Study:
     Use `Study.create` and `Study.open`; one process at a time may have it open for writing.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, trust_evaluate: bool = False) -> None:
+        self._store, self._trusted = store, trust_evaluate
         self._ledger = Ledger(store)
+        self._runner = Runner(store, self._ledger, lambda: self.evaluate)
 
     # -- opening -----------------------------------------------------------------------------------------------------
 
@@ -69,7 +72,7 @@ class Study:
         budget: Budget = Budget(0, 3),  # noqa: B008
         searcher: str | Searcher = "bayes",
         seed: int = 0,
-        baselines: Sequence[tuple[str, Configuration]] = (),
+        baselines: Sequence[tuple[str, Configuration]] | None = None,
         evaluate: str = EVALUATE,
     ) -> Study:
         """Makes a study and opens it for writing; the same study that is there already is opened and goes on.
@@ -87,8 +90,9 @@ class Study:
             budget: Fidelity of a full trial.
             searcher: A searcher or the name of one.
             seed: Seeds the searcher and the training of the trials.
-            baselines: Pairs of name and configuration trained beside the search.
-            evaluate: Function that trains one job, as "package.module:function".
+            baselines: Pairs of name and configuration trained beside the search; None: `presets.baselines`, () for
+                none.
+            evaluate: Function that trains one job, as "package.module:function"; trusted, since you name it.
 
         Raises:
             StudyError: The directory holds a study that differs; the message says in what.
@@ -102,7 +106,7 @@ class Study:
         if built.shape != described.shape:
             raise InputError("the space was made for another backbone", where="space", cure="give its template")
         definition = StudyDefinition(
-            setting=Setting(described, task.source, task.to_dict(), task.rows, head, recipe),
+            setting=located(Setting(described, task.source, task.to_dict(), task.rows, head, recipe)),
             space=built,
             searcher=make_searcher(searcher) if isinstance(searcher, str) else searcher,
             trials=trials,
@@ -110,7 +114,7 @@ class Study:
             constraints=dict(constraints or {}),
             budget=budget,
             seed=seed,
-            baselines=tuple(baselines),
+            baselines=usual_baselines(described.shape) if baselines is None else tuple(baselines),
             evaluate=evaluate,
             versions=library_versions(),
         )
@@ -121,27 +125,30 @@ class Study:
         """Creates the study of a definition, or opens it for writing where it is there already (see `create`)."""
         folder = Path(path)
         if not Store.exists(folder):
-            return Study(Store.create(folder, definition.to_dict()))
-        study = Study.open(folder)
+            return Study(Store.create(folder, definition.to_dict()), trust_evaluate=True)
+        study = Study.open(folder, trust_evaluate=True)  # the caller names the function; another one is refused below
         differences = study.definition.differences(definition)
         if differences:
             study.close()
-            more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+            more = f" and {len(differences) - TOLD} more" if len(differences) > TOLD else ""
             raise StudyError(
-                f"another study is here ({'; '.join(differences[:3])}{more})",
+                f"another study is here ({'; '.join(differences[:TOLD])}{more})",
                 where=str(path),
                 cure="name another directory with --study, or ask for the same as before",
             )
-        study._set_total(definition.trials)
+        total = max(definition.trials, study.begun)
+        study._ledger.redefine(study.definition.moved(definition.setting).extended(total))
         return study
 
     @staticmethod
-    def open(path: str | Path, readonly: bool = False) -> Study:
+    def open(path: str | Path, readonly: bool = False, trust_evaluate: bool = False) -> Study:
         """Opens a study; for writing, trials that were interrupted are queued again.
 
         Args:
             path: Its directory.
             readonly: Only read, which works while another process runs it.
+            trust_evaluate: Run jobs with the function the study names, whatever it is; without it, only with the one
+                of this package or one that an installed package registers (`autopeft.study.trust`).
 
         Raises:
             StudyError: There is none, it is damaged, or another process writes it.
@@ -152,7 +159,7 @@ class Study:
         """
         store = Store.open(Path(path), readonly)
         try:
-            study = Study(store)
+            study = Study(store, trust_evaluate)
             if not readonly:
                 study._ledger.resume()
         except BaseException:
@@ -213,9 +220,19 @@ class Study:
         return self._store.damaged
 
     @property
+    def begun(self) -> int:
+        """How many search trials count towards the total: all that were proposed and not given up."""
+        return sum(counts(t) for t in self.trials)
+
+    @property
     def missing(self) -> int:
         """How many search trials have yet to be proposed to reach the total."""
-        return max(0, self.definition.trials - sum(counts(t) for t in self.trials))
+        return yet_to_propose(self.definition, self.trials)
+
+    @property
+    def repeatable(self) -> tuple[Trial, ...]:
+        """Failed trials that the next run tries again: refused ones, and those of a run whose first failed alike."""
+        return tuple(self._ledger.repeatable())
 
     def trial(self, number: int) -> Trial:
         """Returns one trial; raises StudyError where there is none of that number."""
@@ -224,6 +241,11 @@ class Study:
     def folder(self, number: int) -> Path:
         """Returns the folder of a finished trial: `trial.json` and the files of its adapter."""
         return self._store.trial_folders.path(number)
+
+    @property
+    def evaluate(self) -> str:
+        """The function that runs its jobs; raises StudyError where the study names one that nobody has vouched for."""
+        return permitted(self.definition.evaluate, self._trusted, str(self.path))
 
     # -- ask and tell ------------------------------------------------------------------------------------------------
 
@@ -239,7 +261,7 @@ class Study:
         Raises:
             StudyError: The searcher broke its contract, or the study is open for reading only.
         """
-        return self._ledger.add(propose(self.definition, self.trials, self._store.next_number(), n))
+        return self._runner.ask(n)
 
     def tell(self, number: int, result: Outcome | Failure) -> Trial:
         """Records how a trial ended: its folder first, then its state.
@@ -269,12 +291,13 @@ class Study:
         """Trains the baselines, then search trials until their total is reached.
 
         Ctrl-C once ends after the running trials, twice or SIGTERM at once; either way the study can be resumed. A run
-        whose first five trials fail alike is stopped.
+        whose first five trials fail alike is stopped. The next run tries those again, and every trial that was refused
+        by what surrounds it, such as missing data: same number, configuration and seed.
 
         Args:
             workers: Trials at once, each in a process of its own.
             executor: "process" (default), "inline", or an executor, which is left open.
-            trials: New total of search trials; 20 on a study that has 13 runs 7.
+            trials: New total of search trials; 20 on a study that has 13 runs 7. Never less than it has.
             progress: Called with each event and its trial.
 
         Returns:
@@ -286,10 +309,7 @@ class Study:
         """
         if trials is not None:
             self._set_total(trials)
-        self._ledger.requeue_all({"reason": "it is run again"})
-        self._ledger.add(baseline_proposals(self.definition, self.trials))
-        report = self._drive(self._following, workers, executor, progress)
-        return replace(report, stopped="exhausted") if report.stopped == "finished" and self.missing else report
+        return self._runner.search(workers, executor, progress)
 
     def train(
         self,
@@ -321,7 +341,7 @@ class Study:
         """
         if "test" in splits:
             raise InputError("the test split is not opened by the way", where="splits", cure="call open_test")
-        return self._finals(number, seeds, tuple(splits), workers, executor, progress)
+        return self._runner.finals(number, seeds, tuple(splits), workers, executor, progress)
 
     def open_test(
         self,
@@ -335,63 +355,11 @@ class Study:
 
         Once a configuration was chosen by its test score, that score is no estimate any more; the record shows it.
         """
-        return self._finals(number, seeds, (*FINAL_SPLITS, "test"), workers, executor, progress)
+        return self._runner.finals(number, seeds, (*FINAL_SPLITS, "test"), workers, executor, progress)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _finals(
-        self,
-        number: int,
-        seeds: int,
-        splits: tuple[str, ...],
-        workers: int,
-        executor: ExecutorChoice | None,
-        progress: Watch | None,
-    ) -> list[Trial]:
-        chosen = self.trial(number)
-        if chosen.proposal.purpose == "final":
-            of = chosen.proposal.note.get("of")
-            raise InputError(f"trial {number} is a final one itself", where="trial", cure=f"name trial {of}")
-        wanted = [self.definition.seed + 1 + k for k in range(seeds)]
-        self._ledger.requeue_all({"reason": "it is run again"})
-        missing = [seed for seed in wanted if seed not in finals_of(self.trials, number, splits)]
-        if missing and "test" in splits:
-            self._store.note(TEST_OPENED, number, {"seeds": missing})
-        self._ledger.add(final_proposals(chosen, missing, splits))
-        known = finals_of(self.trials, number, splits)
-        numbers = [known[seed].number for seed in wanted]
-
-        def following() -> Trial | None:
-            return next((t for t in self._queued() if t.number in numbers), None)
-
-        report = self._drive(following, workers, executor, progress)
-        if report.stopped in ("interrupted", "terminated"):
-            raise TrainingStoppedError(report)
-        return [self.trial(n) for n in numbers]
-
-    def _drive(
-        self, following: Callable[[], Trial | None], workers: int, executor: ExecutorChoice | None, watch: Watch | None
-    ) -> RunReport:
-        told = watch or (lambda event, trial: None)
-        if isinstance(executor, Executor):
-            return drive(self._ledger, following, executor, told)
-        threads = self.definition.setting.recipe.threads
-        made = make_executor(executor or "process", self.definition.evaluate, workers, threads)
-        try:
-            return drive(self._ledger, following, made, told)
-        finally:
-            made.close()
-
-    def _following(self) -> Trial | None:
-        """Returns the next trial of a search: what waits already, or a new proposal while the total allows."""
-        waiting = next((t for t in self._queued() if t.proposal.purpose != "final"), None)
-        if waiting is not None or self.missing == 0:
-            return waiting
-        return next(iter(self.ask(1)), None)
-
-    def _queued(self) -> Iterator[Trial]:
-        return (t for t in self.trials if t.status is TrialStatus.QUEUED)
-
     def _set_total(self, trials: int) -> None:
-        if trials != self.definition.trials:
-            self._ledger.redefine(self.definition.extended(trials))
+        total = max(trials, self.begun)
+        if total != self.definition.trials:
+            self._ledger.redefine(self.definition.extended(total))

@@ -35,7 +35,7 @@ SHAPE = shape_of(
         "num_attention_heads": 2,
         "intermediate_size": 24,
         "vocab_size": 100,
-        "max_position_embeddings": 32,
+        "max_position_embeddings": 128,
         "type_vocab_size": 2,
     }
 )

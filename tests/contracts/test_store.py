@@ -105,6 +105,8 @@ def test_every_step_is_an_event_with_its_reason(store: Store) -> None:
 def test_nothing_leaves_a_final_state(store: Store, final: TrialStatus, after: TrialStatus) -> None:
     store.add([queued(0)])
     ended = store.advance(replace(queued(0), status=TrialStatus.RUNNING), replace(queued(0), status=final))
+    if (final, after) == (TrialStatus.FAILED, TrialStatus.QUEUED):
+        pytest.skip("what was failed by its surroundings is tried again: tests/unit/test_study.py")
     with pytest.raises(StudyError, match=f"trial 0 cannot go from {final} to {after}"):
         store.advance(replace(ended, status=after))
     assert store.trial(0) == ended

@@ -79,5 +79,5 @@ def base(backbone: str, data: str) -> tuple[str, ...]:
             "--learning-rate",
             "3e-3,1e-2",
         ),
-        *("--epochs", "1", "--batch-size", "16", "--searcher", "random"),
+        *("--epochs", "1", "--batch-size", "16", "--max-length", "32", "--searcher", "random"),
     )

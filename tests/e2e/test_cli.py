@@ -16,6 +16,7 @@ from autopeft import demo, tasks
 from autopeft.adapters import load
 from autopeft.study.study import Study
 from autopeft.trial import TrialStatus
+from tests.contracts.cheap_studies import definition
 from tests.e2e.conftest import Run, lines, write_csv
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -189,6 +190,49 @@ def test_trials_that_all_fail_alike_stop_the_search(cli: Run, base: tuple[str, .
     with Study.open(folder, readonly=True) as opened:
         assert [t.status for t in opened.trials] == [TrialStatus.FAILED] * 5
         assert opened.missing == 4
+    Path(own).write_text(changed.replace(",neu\n", ",pos\n"), encoding="utf-8")
+    again = cli("search", "--study", folder, "--trials", 6)
+    assert again.exit_code == 0, again.output
+    assert payload(cli, "status", folder)["states"]["completed"] == 6
+
+
+def test_a_search_goes_on_from_another_directory(
+    cli: Run, base: tuple[str, ...], backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(tmp_path / "own.csv", lines(60, seed=1))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "model").symlink_to(backbone)
+    monkeypatch.chdir(tmp_path)
+    flags = (*base, "--train", "own.csv", "--backbone", "model", "--baselines", "none")
+    assert cli("search", *flags, "--study", "study", "--trials", 0).exit_code == 0
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    done = cli("search", "--study", "../study", "--trials", 1)
+    assert done.exit_code == 0, done.output
+
+
+def test_a_function_from_elsewhere_is_run_only_when_trusted(cli: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "foreign"
+    Study.start(folder, definition(trials=2)).close()
+    done = cli("search", "--study", folder)
+    assert done.exit_code == 2
+    assert "tests.contracts.cheap_jobs:formula" in done.stderr
+    assert "--trust-evaluate" in done.stderr
+    assert cli("search", "--study", folder, "--trust-evaluate").exit_code == 0
+    for flags in ((), ("--same-seed",)):
+        done = cli("train", folder, 0, "--seeds", 1, *flags)
+        assert (done.exit_code, "--trust-evaluate" in done.stderr) == (2, True)
+        assert cli("train", folder, 0, "--seeds", 1, *flags, "--trust-evaluate").exit_code == 0
+
+
+def test_a_search_whose_every_trial_failed_exits_with_1(cli: Run, base: tuple[str, ...], tmp_path: Path) -> None:
+    own = write_csv(tmp_path / "own.csv", lines(60, seed=1))
+    folder = tmp_path / "fails"
+    flags = (*base, "--train", own, "--study", folder, "--baselines", "none")
+    assert cli("search", *flags, "--trials", 0).exit_code == 0
+    Path(own).unlink()
+    done = cli("search", "--study", folder, "--trials", 2)
+    assert done.exit_code == 1
+    assert "every trial of this run failed (2)" in done.stderr
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------
@@ -246,6 +290,7 @@ def test_bad_input_is_refused_before_anything_is_made(
 ) -> None:
     given, expected = REFUSALS[case]
     start = ("--train", files / "fine.csv", "--text", "text", "--label", "label", "--backbone", backbone)
+    start += ("--max-length", "32")
     if "--baselines" not in given:
         start += ("--baselines", "none")
     done = cli(verb, *start, "--study", tmp_path / "study", *(part.replace("{}", str(files)) for part in given))
@@ -326,7 +371,7 @@ def test_init_writes_a_file_that_validates(
     assert done.exit_code == 0, done.output
     assert "different values" in done.stdout  # it shows the columns it found
     assert "taken for its name" in done.stdout  # and says what it decided
-    value = payload(cli, "validate", "train.yaml", "--baselines", "none")
+    value = payload(cli, "validate", "train.yaml", "--baselines", "none", "--max-length", 32)
     assert value["task"]["labels"] == ["neg", "pos"]
     assert sum(value["task"]["sizes"].values()) == 120
     assert cli("init", data).exit_code == 2  # it replaces nothing

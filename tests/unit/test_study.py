@@ -24,12 +24,13 @@ from autopeft.presets import preset
 from autopeft.search import observations
 from autopeft.search.base import make_searcher
 from autopeft.setting import Backbone
-from autopeft.study.definition import StudyDefinition, parameter_bound
+from autopeft.study.definition import EVALUATE, StudyDefinition, parameter_bound
 from autopeft.study.executors.base import Event, Executor, Finished, Started
 from autopeft.study.executors.inline import InlineExecutor
 from autopeft.study.executors.process import ProcessExecutor
 from autopeft.study.store import TEST_OPENED
 from autopeft.study.study import Study
+from autopeft.study.trust import permitted
 from autopeft.tasks.base import Task
 from autopeft.trial import Budget, Cost, Failure, Trial, TrialStatus
 from tests.contracts import cheap_jobs
@@ -116,7 +117,7 @@ def task() -> Task:
 def test_create_describes_what_it_is_given(path: Path) -> None:
     backbone = Backbone("small-bert", "0" * 64, SHAPE)
     with Study.create(
-        path, backbone=backbone, task=task(), space=spaces.autopeft(), trials=7, searcher="random", seed=5
+        path, backbone=backbone, task=task(), space=spaces.autopeft(), trials=7, searcher="random", seed=5, baselines=()
     ) as study:
         made = study.definition
     assert (made.trials, made.seed, made.objectives, made.budget) == (7, 5, ("quality", "parameters"), Budget(0, 3))
@@ -133,6 +134,43 @@ def test_create_refuses_a_space_of_another_backbone(path: Path) -> None:
     with pytest.raises(InputError, match="another backbone"):
         Study.create(path, backbone=backbone, task=task(), space=spaces.autopeft().on(other))
     assert not path.exists()
+
+
+def test_existing_files_are_kept_by_their_absolute_path_and_names_as_they_are(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "reviews.csv").touch()
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    source = replace(SOURCE, train="../reviews.csv", validation="hf:glue", test="demo")
+    made = replace(task(), source=source)
+    backbone = Backbone("../model", "0" * 64, SHAPE)
+    with Study.create(path, backbone=backbone, task=made, space=spaces.autopeft(), baselines=()) as study:
+        setting = study.definition.setting
+    assert setting.backbone.reference == str(tmp_path / "model")
+    assert setting.source == replace(source, train=str(tmp_path / "reviews.csv"))
+    assert setting.task["source"] == vars(setting.source)
+
+
+def test_a_study_goes_on_where_its_files_were_moved(path: Path, tmp_path: Path) -> None:
+    for folder in ("old", "new"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "reviews.csv").touch()
+
+    def create(folder: str, fingerprint: str = "f" * 64) -> Study:
+        source = replace(SOURCE, train=str(tmp_path / folder / "reviews.csv"))
+        moved = replace(task(), source=source, fingerprint=fingerprint)
+        backbone = Backbone("small-bert", "0" * 64, SHAPE)
+        return Study.create(path, backbone=backbone, task=moved, space=spaces.autopeft(), baselines=())
+
+    with create("old") as study:
+        first = study.definition
+    with create("new") as study:
+        assert study.definition.id == first.id
+        assert study.definition.setting.source.train == str(tmp_path / "new" / "reviews.csv")
+    with pytest.raises(StudyError, match="fingerprint"):
+        create("new", "e" * 64)
 
 
 def test_the_same_study_is_opened_and_extended(path: Path) -> None:
@@ -164,6 +202,44 @@ def test_a_reading_study_cannot_ask_or_run(path: Path) -> None:
             study.ask()
         with pytest.raises(StudyError, match="reading only"):
             study.run(executor="inline", trials=99)
+
+
+# -- whose function runs the jobs --
+
+
+def test_the_function_of_a_stranger_is_not_run_unless_vouched_for(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHEAP_JOBS_LOG", str(tmp_path / "log"))
+    Study.start(path, definition("slow", trials=2)).close()
+    with Study.open(path) as study:
+        with pytest.raises(StudyError, match=r"cheap_jobs:slow.*trust_evaluate=True.*--trust-evaluate"):
+            study.run(executor="inline")
+        assert study.trials == ()
+        study.ask()
+        for executor in ("inline", "process"):
+            with pytest.raises(StudyError, match="not part of autopeft"):
+                study.train(0, seeds=1, executor=executor)
+            with pytest.raises(StudyError, match="not part of autopeft"):
+                study.open_test(0, seeds=1, executor=executor)
+        assert study.events[-1].kind == "queued"  # the test split was not opened
+        assert not (tmp_path / "log").exists()
+    with Study.open(path, trust_evaluate=True) as study:
+        assert study.run(executor="inline").completed == 2
+
+
+def test_the_function_of_this_package_and_registered_ones_are_run(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert permitted(EVALUATE, False, "") == EVALUATE
+    Study.start(path, definition(trials=1)).close()
+    metadata = tmp_path / "cheap-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: cheap\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text(f"[autopeft.evaluate]\ncheap = {HERE}:formula\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with Study.open(path) as study:
+        assert study.run(executor="inline").completed == 1
 
 
 # -- ask and tell --
@@ -316,6 +392,73 @@ def test_trials_that_were_asked_for_elsewhere_are_run(path: Path) -> None:
         study.ask(2)
         study.run(executor="inline")
         assert statuses(study) == {"completed": 3}
+
+
+def refusing(numbers: set[int], error: type[Exception] = FileNotFoundError) -> InlineExecutor:
+    def job(job: Job) -> Outcome:
+        if job.number in numbers:
+            raise error("train.csv")
+        return cheap_jobs.formula(job)
+
+    return InlineExecutor(job)
+
+
+def mended(path: Path, **changes: Any) -> list[dict[str, Any]]:
+    with Study.open(path, trust_evaluate=True) as study:
+        study.run(executor="inline", **changes)
+        return table(study.trials)
+
+
+def test_trials_of_a_run_that_failed_alike_are_run_again_by_the_next_as_if_nothing_had_been(tmp_path: Path) -> None:
+    asked = definition(trials=8, baselines=BASELINES)
+    with Study.start(tmp_path / "whole", asked) as study:
+        study.run(executor="inline")
+        whole = table(study.trials)
+    with Study.start(tmp_path / "fails", asked) as study:
+        report = study.run(executor=refusing(set(range(20)), RuntimeError))
+        assert (report.stopped, report.exit_code) == ("failing", 1)
+        assert statuses(study) == {"failed": 5}
+        assert [t.number for t in study.repeatable] == [0, 1, 2, 3, 4]
+    assert mended(tmp_path / "fails") == whole
+    with Study.open(tmp_path / "fails", readonly=True) as study:
+        assert study.repeatable == ()
+        assert "failed" not in (study.folder(0) / "trial.json").read_text()
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, InputError])
+def test_refused_trials_are_run_again_by_the_next_run(tmp_path: Path, error: type[Exception]) -> None:
+    asked = definition(trials=6, baselines=BASELINES)
+    with Study.start(tmp_path / "whole", asked) as study:
+        study.run(executor="inline")
+        whole = table(study.trials)
+    with Study.start(tmp_path / "fails", asked) as study:
+        report = study.run(executor=refusing({0, 7}, error))  # a baseline and the last trial
+        assert (report.stopped, report.completed, report.failed, report.exit_code) == ("finished", 6, 2, 0)
+        assert {t.failure.kind for t in study.trials if t.failure} == {"refused"}
+    assert mended(tmp_path / "fails") == whole
+
+
+def test_other_failures_are_not_run_again(path: Path) -> None:
+    with Study.start(path, definition("every_third_fails", trials=6)) as study:
+        study.run(executor="inline")
+        assert study.repeatable == ()
+        report = study.run(executor="inline", trials=7)
+        assert (report.completed, report.failed, report.exit_code) == (0, 1, 1)  # of this run, all
+        assert statuses(study) == {"completed": 4, "failed": 3}
+
+
+def test_a_trial_repeated_once_and_failed_for_another_reason_is_not_repeated(path: Path) -> None:
+    with Study.start(path, definition(trials=5)) as study:
+        assert study.run(executor=refusing(set(range(5)), RuntimeError)).stopped == "failing"
+        report = study.run(executor=refusing({2}, RuntimeError))
+        assert (report.completed, report.failed) == (4, 1)
+        assert study.repeatable == ()
+
+
+def test_a_finished_run_without_one_completed_trial_has_failed(path: Path) -> None:
+    with Study.start(path, definition(trials=3)) as study:
+        report = study.run(executor=refusing({0, 1, 2}))
+        assert (report.stopped, report.exit_code) == ("finished", 1)
 
 
 @pytest.mark.parametrize("job", ["raise_error", "leave"])
@@ -548,3 +691,11 @@ def test_a_failure_told_by_the_user_is_kept(path: Path) -> None:
         study.ask()
         told = study.tell(0, Failure("refused", "too large for this machine"))
         assert (told.status, told.failure) == (TrialStatus.FAILED, Failure("refused", "too large for this machine"))
+
+
+def test_a_study_has_the_usual_baselines_unless_it_is_told_otherwise(tmp_path: Path) -> None:
+    wide = Backbone("demo", "0" * 64, shape_of({"model_type": "distilbert"}))
+    with Study.create(tmp_path / "s", backbone=wide, task=task(), space=spaces.autopeft(), trials=1) as study:
+        names = [name for name, _ in study.definition.baselines]
+    assert names == [name for name, _ in baselines(wide.shape)]
+    assert {name.split("@")[0] for name in names} == {"probe", "lora", "lora_all_linear", "serial", "full"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 
-from autopeft.errors import TrainingError
+from autopeft.errors import AutoPeftError, InputError, MissingExtra, TrainingError
 from autopeft.job import Job, Outcome
 from autopeft.study.executors.base import Evaluate, Failed, Finished, resolve
 from autopeft.trial import Failure
@@ -40,6 +40,9 @@ def failure_of(error: BaseException) -> Failure:
     memory = isinstance(error, MemoryError) or name == "OutOfMemoryError"
     if isinstance(error, TrainingError):
         kind, message = error.kind, text
+    elif isinstance(error, InputError | MissingExtra | OSError):
+        # What the job was given is not there or cannot be used; no configuration is to blame.
+        kind, message = "refused", text if isinstance(error, AutoPeftError) else f"{name}: {text}"
     else:
         memory = memory or (isinstance(error, RuntimeError) and any(words in text.lower() for words in _NO_MEMORY))
         kind, message = "out_of_memory" if memory else "error", f"{name}: {text}" if text else name
