@@ -14,13 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from autopeft import spaces, tasks
-from autopeft.configuration import Configuration
 from autopeft.errors import AutoPeftError, StudyError
 from autopeft.job import predictions_digest
-from autopeft.presets import preset
+from autopeft.presets import baselines
 from autopeft.report import write_report
 from autopeft.setting import Recipe, describe_backbone
-from autopeft.shapes import BackboneShape
 from autopeft.study.driver import RunReport, Watch
 from autopeft.study.store import Store
 from autopeft.study.study import Study
@@ -34,15 +32,8 @@ MAX_LENGTH = 48
 CHOSEN_SHARE = "1%"
 """The adapter that is saved is the front's best with at most this share of the backbone."""
 
-BASELINES = (
-    ("probe", "probe", 1e-3),
-    ("lora", "lora", 3e-3),
-    ("lora_all_linear@0.001", "lora_all_linear", 1e-3),
-    ("lora_all_linear@0.003", "lora_all_linear", 3e-3),
-    ("serial", "serial", 3e-3),
-    ("full", "full", 3e-4),
-)
-"""Name, preset and learning rate."""
+BASELINES = {"probe": (1e-3,), "lora": (3e-3,), "lora_all_linear": (1e-3, 3e-3), "serial": (3e-3,), "full": (3e-4,)}
+"""Preset and learning rates."""
 
 NOISY = "lora"
 """The baseline that is repeated with fresh seeds, to measure what a seed is worth."""
@@ -110,13 +101,8 @@ def definition_of(task: Task, out: Path, trials: int) -> Study:
         space=spaces.autopeft(lora=True),
         trials=trials,
         recipe=Recipe(batch_size=16, max_length=MAX_LENGTH, threads=1),
-        baselines=baselines(backbone.shape),
+        baselines=baselines(backbone.shape, BASELINES),
     )
-
-
-def baselines(shape: BackboneShape) -> tuple[tuple[str, Configuration], ...]:
-    """Returns the demo's baselines by name."""
-    return tuple((name, preset(kind, shape, rate)) for name, kind, rate in BASELINES)
 
 
 def run(
@@ -146,7 +132,7 @@ def run(
     say("building the data: docstrings of this Python's standard library, labelled by what they document")
     task = tasks.demo()
     with definition_of(task, out, trials) as study:
-        say(f"searching: {len(BASELINES)} baselines, then {trials} trials, {workers} at once")
+        say(f"searching: {len(study.definition.baselines)} baselines, then {trials} trials, {workers} at once")
         ended = study.run(workers=workers, progress=watch)
         if ended.exit_code:
             raise DemoStopped(ended)

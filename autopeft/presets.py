@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from autopeft.configuration import Configuration, Placement, Training, uniform
 from autopeft.errors import InputError, nearest
@@ -46,3 +46,42 @@ def preset(name: str, shape: BackboneShape, learning_rate: float) -> Configurati
     if name not in PRESETS:
         raise InputError(f"unknown preset '{name}'", cure=nearest(name, PRESETS))
     return PRESETS[name](shape, learning_rate)
+
+
+BASELINES: Mapping[str, tuple[float, ...]] = {
+    "probe": (1e-3,),
+    "lora": (3e-3,),
+    "lora_all_linear": (1e-3, 3e-3, 1e-2),
+    "serial": (3e-3,),
+    "full": (1e-4, 3e-4),
+}
+"""What every search is held against: preset to the learning rates tried; the best on validation is the baseline."""
+
+
+def baselines(
+    shape: BackboneShape, rates: Mapping[str, Sequence[float]] = BASELINES
+) -> tuple[tuple[str, Configuration], ...]:
+    """Returns pairs of name and configuration; of several rates each is a pair of its own, named "lora@0.003".
+
+    Args:
+        shape: The backbone's shape.
+        rates: Preset name to learning rates.
+
+    Raises:
+        InputError: A preset is unknown or does not fit the backbone.
+
+    Example:
+        >>> [name for name, _ in baselines(shape, {"probe": (1e-3,), "lora": (1e-3, 3e-3)})]  # doctest: +SKIP
+        ['probe', 'lora@0.001', 'lora@0.003']
+    """
+    made = []
+    for name, grid in rates.items():
+        for rate in grid:
+            configuration = preset(name, shape, rate)
+            try:
+                configuration.check(shape)
+            except InputError as refusal:
+                where, cure = f"baselines.{name}", "leave this baseline out"
+                raise InputError(refusal.what, where=where, cure=cure) from None
+            made.append((name if len(grid) == 1 else f"{name}@{rate:g}", configuration))
+    return tuple(made)

@@ -40,7 +40,7 @@ def run(
         _show(result, f"the demo in {out} is finished already; this is its result", as_json)
         return
     shape = describe_backbone("demo").shape
-    asked = trials + len(demo.BASELINES) + demo.NOISE_SEEDS
+    asked = trials + sum(map(len, demo.BASELINES.values())) + demo.NOISE_SEEDS
     lines = Lines(asked - _done(folder), shape.total_parameters, workers, quiet=as_json)
     try:
         with lines.shown():

@@ -96,8 +96,9 @@ def run(
     Example: autopeft init reviews.csv --text review --label stars
     """
     from autopeft.cli.console import say, table
-    from autopeft.cli.settings import BASELINES
+    from autopeft.cli.outputs import check_folder, writing
     from autopeft.errors import InputError, nearest
+    from autopeft.presets import BASELINES
 
     target = Path(out or f"{Path(data).stem}.yaml")
     if target.exists() and not force:
@@ -105,6 +106,7 @@ def run(
             "the file exists", where=str(target), cure="name another with --out, or replace it with --force"
         )
     columns = _columns(data)
+    check_folder(target.parent, target)
     names = [c.name for c in columns]
     for flag, name in (("--text", text), ("--label", label)):
         if name is not None and name not in names:
@@ -115,19 +117,19 @@ def run(
         "text": _choose("text", text, names, ("text", "sentence", "review", "question", "content")),
         "label": _choose("label", label, names, ("label", "labels", "class", "target", "category")),
     }
-    target.write_text(
-        TEMPLATE.format(
-            file=target,
-            study=_quoted(f"runs/{Path(data).stem}"),
-            train=_quoted(data),
-            columns=", ".join(names),
-            backbone=_quoted(backbone),
-            baselines="\n".join(f"  {name}: {json.dumps(list(rates))}" for name, rates in BASELINES.items()),
-            **{key: value for name, (column, note) in chosen.items()
-               for key, value in ((name, _quoted(column) if column else '""'), (f"{name}_note", note))},
-        ),
-        encoding="utf-8",
+    content = TEMPLATE.format(
+        file=target,
+        study=_quoted(f"runs/{Path(data).stem}"),
+        train=_quoted(data),
+        columns=", ".join(names),
+        backbone=_quoted(backbone),
+        baselines="\n".join(f"  {name}: {json.dumps(list(rates))}" for name, rates in BASELINES.items()),
+        **{key: value for name, (column, note) in chosen.items()
+           for key, value in ((name, _quoted(column) if column else '""'), (f"{name}_note", note))},
     )  # fmt: skip
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(content, encoding="utf-8")
     for name, (column, note) in chosen.items():
         say(f"{name} column: {column or 'not chosen; name it in the file'}{note}")
     say(f"written: {target}\nnext: autopeft validate {target}")

@@ -13,21 +13,12 @@ from autopeft import spaces
 from autopeft.configuration import Configuration
 from autopeft.errors import InputError, nearest
 from autopeft.heads.spec import Head, HeadKind
-from autopeft.presets import PRESETS, preset
+from autopeft.presets import BASELINES, PRESETS, baselines
 from autopeft.setting import Recipe
 from autopeft.shapes import BackboneShape
 from autopeft.spaces import ModulesTemplate
 from autopeft.tasks.base import TaskSource
 from autopeft.trial import Budget
-
-BASELINES: Mapping[str, tuple[float, ...]] = {
-    "probe": (1e-3,),
-    "lora": (3e-3,),
-    "lora_all_linear": (1e-3, 3e-3),
-    "serial": (2e-3,),
-    "full": (1e-4, 3e-4),
-}
-"""Baselines of every search with the learning rates they are trained at; the best by validation is the baseline."""
 
 Sizes = StrictBool | list[StrictInt]
 _SPACES = {
@@ -305,25 +296,8 @@ def head_of(settings: Settings) -> Head:
 
 
 def baselines_of(settings: Settings, shape: BackboneShape) -> tuple[tuple[str, Configuration], ...]:
-    """Returns pairs of name and configuration; of several rates each is a pair of its own, named "lora@0.003".
-
-    Raises:
-        InputError: A baseline does not fit the backbone.
-    """
-    return tuple(baselines(settings.baselines, shape))
-
-
-def baselines(rates: Mapping[str, Sequence[float]], shape: BackboneShape) -> Iterator[tuple[str, Configuration]]:
-    """Yields pairs of name and configuration for baselines by preset name and learning rates."""
-    for name, grid in rates.items():
-        for rate in grid:
-            made = preset(name, shape, rate)
-            try:
-                made.check(shape)
-            except InputError as refusal:
-                where = f"baselines.{name}"
-                raise InputError(refusal.what, where=where, cure="leave this baseline out") from None
-            yield (name if len(grid) == 1 else f"{name}@{rate:g}"), made
+    """Returns pairs of name and configuration (`presets.baselines`); raises InputError where one does not fit."""
+    return baselines(shape, settings.baselines)
 
 
 def _keys_at(path: Sequence[str]) -> list[str]:

@@ -25,26 +25,24 @@ from typing import Any
 import numpy as np
 
 from autopeft import Study, spaces, tasks
-from autopeft.configuration import Configuration, describe
+from autopeft.configuration import describe
 from autopeft.pareto import ParetoFront
-from autopeft.presets import preset
+from autopeft.presets import baselines
 from autopeft.report.summary import summarise
 from autopeft.report.svg import front_svg
 from autopeft.search import posterior_quality
 from autopeft.setting import describe_backbone
-from autopeft.shapes import BackboneShape
 from autopeft.spaces.base import dimension_table
 from autopeft.trial import Trial, TrialStatus
 from benchmarks.data import dataset
 
 HERE = Path(__file__).resolve().parent
-RATES = dict.fromkeys(("lora", "lora_all_linear", "serial"), (0.001, 0.003, 0.01)) | {"full": (1e-4, 3e-4, 1e-3)}
-
-
-def baselines(shape: BackboneShape) -> list[tuple[str, Configuration]]:
-    """Returns the reference configurations, each method at three learning rates; the probe has none to tune."""
-    tuned = [(f"{name}@{rate:g}", preset(name, shape, rate)) for name, rates in RATES.items() for rate in rates]
-    return [("probe", preset("probe", shape, 1e-3)), *tuned]
+RATES = {
+    "probe": (1e-3,),
+    **dict.fromkeys(("lora", "lora_all_linear", "serial"), (1e-3, 3e-3, 1e-2)),
+    "full": (1e-4, 3e-4, 1e-3),
+}
+"""Learning rates of the baselines: for each method three of the space's own; the probe has none to tune."""
 
 
 def best_baselines(study: Study) -> list[tuple[str, Trial]]:
@@ -158,7 +156,7 @@ def main() -> None:
         trials=options.trials,
         searcher=options.searcher,
         seed=options.seed,
-        baselines=baselines(backbone.shape) if options.points else (),
+        baselines=baselines(backbone.shape, RATES) if options.points else (),
     ) as study:
 
         def save(phase: str, finals: list[dict[str, Any]]) -> None:

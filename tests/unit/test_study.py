@@ -20,7 +20,7 @@ from autopeft.errors import InputError, StudyError
 from autopeft.families import shape_of
 from autopeft.job import Job, Outcome
 from autopeft.pareto import ParetoFront
-from autopeft.presets import preset
+from autopeft.presets import baselines, preset
 from autopeft.search import observations
 from autopeft.search.base import make_searcher
 from autopeft.setting import Backbone
