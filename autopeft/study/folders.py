@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autopeft.errors import AutoPeftError, StudyError
+from autopeft.errors import AutoPeftError, InputError, StudyError
 from autopeft.trial import Trial
 
 RECORD = "trial.json"
 _NUMBERED = re.compile(r"^\d{4,}$")
-_PART = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+_DEEPEST = 8
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,24 @@ def read_sealed(path: Path) -> dict[str, Any]:
     return content
 
 
+def require_files(files: Mapping[str, bytes]) -> None:
+    """Raises ValueError, naming the file, where files cannot be those of a trial.
+
+    Names are relative, of plain parts, none of them a folder of another; contents are bytes.
+    """
+    folders = set()
+    for name, content in files.items():
+        parts = name.split("/") if isinstance(name, str) else []
+        plain = 0 < len(parts) <= _DEEPEST and all(_PART.fullmatch(part) for part in parts)
+        if not plain or parts[0] == RECORD:
+            raise ValueError(f"{name!r} is not a name for a file of a trial")
+        if not isinstance(content, bytes):
+            raise ValueError(f"the content of file '{name}' is {type(content).__name__}, not bytes")
+        folders |= {"/".join(parts[:k]) for k in range(1, len(parts))}
+    for name in folders & files.keys():
+        raise ValueError(f"'{name}' is a file and a folder at once")
+
+
 class TrialFolders:
     """The folders `trials/0000`, `trials/0001`, ... of a study directory.
 
@@ -112,9 +131,10 @@ class TrialFolders:
         Raises:
             StudyError: A name would leave the folder, or the disk refuses.
         """
-        for name in files:
-            if name == RECORD or not all(_PART.match(part) for part in name.split("/")):
-                raise StudyError(f"'{name}' is not a name for a file of a trial", where=f"trial {trial.number}")
+        try:
+            require_files(files)
+        except ValueError as error:
+            raise StudyError(str(error), where=f"trial {trial.number}") from None
         final = self.path(trial.number)
         draft = self._root / f".{final.name}.new"
         try:
@@ -138,22 +158,62 @@ class TrialFolders:
 
     def read(self, number: int) -> Trial:
         """Returns the trial recorded in a folder; raises ValueError, saying why, where it cannot be trusted."""
+        return self._read(number)[0]
+
+    def files(self, number: int) -> dict[str, bytes]:
+        """Returns the files of a finished trial, as they were written.
+
+        Raises:
+            StudyError: The folder is missing, or a file in it is not what was written; the message names it.
+        """
+        try:
+            return self._read(number)[1]
+        except ValueError as error:
+            raise StudyError(
+                f"trial {number} {error}",
+                where=str(self.path(number)),
+                cure=f"restore it from a copy, or train trial {number} again: autopeft train",
+            ) from None
+
+    def copy(self, number: int, out: Path) -> tuple[str, ...]:
+        """Copies the files of a finished trial, checked against their digests; returns their names.
+
+        Nothing is written where one file is not what it was.
+
+        Args:
+            number: The trial.
+            out: Folder to copy them to; made where it is missing.
+
+        Raises:
+            StudyError: As for `files`, or the trial has no files, as one that failed.
+        """
+        files = self.files(number)
+        if not files:
+            raise StudyError(
+                f"trial {number} has no adapter", where=str(self.path(number)), cure="name a completed one"
+            )
+        write_files(out, files)
+        return tuple(files)
+
+    def _read(self, number: int) -> tuple[Trial, dict[str, bytes]]:
         folder = self.path(number)
         content = read_sealed(folder / RECORD)
         try:
             trial, digests = Trial.from_dict(content["trial"]), dict(content["files"])
         except (AutoPeftError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"is not a trial ({error!r})") from None
+        files: dict[str, bytes] = {}
         for name, stated in digests.items():
             try:
-                actual = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+                files[name] = (folder / name).read_bytes()
             except OSError:
                 raise ValueError(f"its file {name} is missing") from None
-            if actual != stated:
+            if hashlib.sha256(files[name]).hexdigest() != stated:
                 raise ValueError(f"its file {name} does not match its checksum")
+        require_files(files)
         if trial.number != number:
             raise ValueError(f"belongs to trial {trial.number}")
-        return trial
+        return trial, files
 
     def numbers(self) -> Iterator[int]:
         """Yields the numbers that have a complete folder, ascending."""
@@ -170,6 +230,18 @@ class TrialFolders:
         else:
             draft.rename(final)
         _sync(self._root)
+
+
+def write_files(out: Path, files: Mapping[str, bytes]) -> None:
+    """Writes the files of an adapter into a folder, made where it is missing; raises InputError where it cannot."""
+    try:
+        for name, content in files.items():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).write_bytes(content)
+    except OSError as error:
+        raise InputError(
+            f"the adapter cannot be written ({error.strerror or error})", where=str(out), cure="name another folder"
+        ) from None
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -8,15 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 from autopeft.job import Outcome
-from autopeft.study.folders import canonical
-from autopeft.trial import Failure, Problem, Trial, TrialStatus
+from autopeft.study.folders import canonical, require_files
+from autopeft.trial import Cost, Failure, Problem, Trial, TrialStatus
 
 
 def ended(trial: Trial, result: Outcome | Failure, problem: Problem) -> Trial:
     """Returns the final record of a trial.
 
     Objectives that are known functions of the configuration are filled in. A number that is not finite fails the
-    trial, since no front and no model could use it; so does an objective that is missing.
+    trial, since no front and no model could use it; so does an objective that is missing, and whatever else cannot be
+    stored: a record that the disk refused each time would stop the study for good.
 
     Args:
         trial: The record before.
@@ -26,17 +27,19 @@ def ended(trial: Trial, result: Outcome | Failure, problem: Problem) -> Trial:
     if isinstance(result, Failure):
         return replace(trial, status=TrialStatus.FAILED, failure=result)
     try:
-        objectives = {name: float(value) for name, value in result.objectives.items()}
-        detail = _finite(result.detail)
+        objectives = {_name(name): float(value) for name, value in result.objectives.items()}
+        detail = _finite(dict(result.detail))
         canonical(detail)
-    except (TypeError, ValueError) as error:
+        cost = _cost(result.cost)
+        require_files(result.files)
+    except (TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
         failure: Failure | None = Failure("error", f"what the job returned cannot be stored ({error})")
-        return replace(trial, status=TrialStatus.FAILED, failure=failure, cost=result.cost)
+        return replace(trial, status=TrialStatus.FAILED, failure=failure)
     objectives |= {o.name: float(o.known(trial.configuration)) for o in problem.objectives if o.known is not None}
     failure = _unusable(objectives, problem)
     if failure is not None:
-        return replace(trial, status=TrialStatus.FAILED, failure=failure, cost=result.cost, detail=detail)
-    return replace(trial, status=TrialStatus.COMPLETED, objectives=objectives, cost=result.cost, detail=detail)
+        return replace(trial, status=TrialStatus.FAILED, failure=failure, cost=cost, detail=detail)
+    return replace(trial, status=TrialStatus.COMPLETED, objectives=objectives, cost=cost, detail=detail)
 
 
 def _unusable(objectives: Mapping[str, float], problem: Problem) -> Failure | None:
@@ -49,6 +52,19 @@ def _unusable(objectives: Mapping[str, float], problem: Problem) -> Failure | No
         if math.isinf(value):
             return Failure("infinite", f"{name} is infinite")
     return None
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no name of an objective")
+    return value
+
+
+def _cost(cost: Cost) -> Cost:
+    found = Cost(float(cost.cpu_seconds), float(cost.seconds), int(cost.peak_bytes))
+    if not (math.isfinite(found.cpu_seconds) and math.isfinite(found.seconds)):
+        raise ValueError(f"its cost is not finite: {found.cpu_seconds} s of CPU in {found.seconds} s")
+    return found
 
 
 def _finite(value: Any) -> Any:

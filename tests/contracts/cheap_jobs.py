@@ -153,6 +153,41 @@ def return_a_function(job: Job) -> Outcome:
     return replace(formula(job), detail={"curve": lambda: 0})
 
 
+class Explosive:
+    """Travels well, and raises where it arrives."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return explode, ()
+
+
+def explode() -> None:
+    raise RuntimeError("it was no outcome")
+
+
+def return_an_explosive(job: Job) -> Outcome:
+    return replace(formula(job), detail={"curve": Explosive()})
+
+
+def cost_not_a_number(job: Job) -> Outcome:
+    return replace(formula(job), cost=Cost(math.nan, 1.0, 1))
+
+
+def no_cost(job: Job) -> Outcome:
+    return replace(formula(job), cost=None)  # type: ignore[arg-type]
+
+
+def file_outside(job: Job) -> Outcome:
+    return replace(formula(job), files={"../x": b"x"})
+
+
+def file_of_text(job: Job) -> Outcome:
+    return replace(formula(job), files={"a": "text"})  # type: ignore[dict-item]
+
+
+def file_and_folder(job: Job) -> Outcome:
+    return replace(formula(job), files={"a": b"x", "a/b": b"x"})
+
+
 def not_a_number(job: Job) -> Outcome:
     return replace(formula(job), objectives={"quality": math.nan}, detail={"curve": [0.5, math.nan]})
 

@@ -15,6 +15,7 @@ import pytest
 from autopeft.study.executors.base import Event, Executor, Failed, Finished, Lost, Started
 from autopeft.study.executors.inline import InlineExecutor
 from autopeft.study.executors.process import ProcessExecutor
+from autopeft.trial import Failure
 from tests.contracts import cheap_jobs
 from tests.contracts.cheap_jobs import HERE, ROOT, some_job
 
@@ -241,6 +242,17 @@ def test_a_job_beyond_the_memory_limit_fails_and_its_process_is_replaced(process
 
 def test_an_outcome_that_cannot_travel_fails_the_job(processes: Make) -> None:
     assert failure(processes("return_a_function"))[0] == "error"
+
+
+def test_an_outcome_that_cannot_be_read_fails_the_job_and_its_process_is_replaced(processes: Make) -> None:
+    executor = processes("return_an_explosive")
+    executor.submit(some_job(0))
+    event = ending(executor)
+    assert isinstance(event, Failed)
+    assert event.failure == Failure("crashed", "what the job returned cannot be read: RuntimeError: it was no outcome")
+    assert executor.processes == ()
+    executor.submit(some_job(1))
+    assert ending(executor).number == 1
 
 
 def test_a_hanging_job_can_be_killed(processes: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

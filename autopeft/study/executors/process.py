@@ -69,6 +69,13 @@ class _Worker:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(timeout=5.0)
             return events, True
+        except (Exception, SystemExit) as error:
+            # What came cannot be read, so nothing after it can be trusted either.
+            name = type(error).__name__
+            if self.job is not None:
+                what = f"what the job returned cannot be read: {name}: {error}".splitlines()[0]
+                events.append(Failed(self.job.number, Failure("crashed", what[:500])))
+            return events, True
         return events, self.process.poll() is not None and not self.connection.poll()
 
     def printed(self) -> str:
