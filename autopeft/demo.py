@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -38,7 +37,6 @@ BASELINES = {"probe": (1e-3,), "lora": (3e-3,), "lora_all_linear": (1e-3, 3e-3),
 NOISY = "lora"
 """The baseline that is repeated with fresh seeds, to measure what a seed is worth."""
 
-_FILES = ("adapter_config.json", "adapter_model.safetensors", "README.md")
 _CLI = "import sys; sys.path[:] = {path!r}; from autopeft.cli import main; main()"
 
 
@@ -192,7 +190,5 @@ def _chosen(study: Study) -> Trial:
 
 
 def _save(study: Study, trial: Trial, folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in _FILES:
-        shutil.copyfile(study.folder(trial.number) / name, folder / name)
+    study.save(trial.number, folder)
     return folder

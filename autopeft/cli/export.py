@@ -28,22 +28,22 @@ def run(
     """
     from autopeft.cli.choose import choose
     from autopeft.cli.console import print_json, say
-    from autopeft.cli.train import ADAPTER, check_out, save
+    from autopeft.cli.train import check_out
     from autopeft.errors import InputError, nearest
     from autopeft.study.study import Study
+    from autopeft.trial import TrialStatus
 
     if to not in FORMATS:
         raise InputError(f"unknown format '{to}'", where="--to", cure=nearest(to, FORMATS))
     check_out(Path(out))
     with Study.open(folder, readonly=True) as study:
         trial = choose(study, which)
-        source = study.folder(trial.number)
-        if not (source / ADAPTER[0]).is_file():
+        if trial.status is not TrialStatus.COMPLETED:
             what = f"trial {trial.number} ({trial.status}) has no adapter"
-            raise InputError(what, where=str(source), cure="name a completed trial, or train it: autopeft train")
-        save(source, Path(out))
+            raise InputError(what, where=folder, cure="name a completed trial, or train it: autopeft train")
+        files = study.save(trial.number, out)
     if as_json:
-        print_json({"schema": 1, "trial": trial.number, "format": to, "out": out, "files": sorted(ADAPTER)})
+        print_json({"schema": 1, "trial": trial.number, "format": to, "out": out, "files": sorted(files)})
     else:
-        say(f"trial {trial.number} written to {out}: {', '.join(ADAPTER)}")
+        say(f"trial {trial.number} written to {out}: {', '.join(files)}")
         say("load it with peft: import autopeft.peft; peft.PeftModel.from_pretrained(backbone, folder)")

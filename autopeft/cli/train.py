@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +17,8 @@ if TYPE_CHECKING:
     from autopeft.study.study import Study
     from autopeft.trial import Trial
 
-ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "README.md")
+MARK = "adapter_config.json"
+"""The file that tells a folder of an adapter."""
 
 
 def run(
@@ -65,20 +65,10 @@ def run(
             finals = train(trial.number, seeds=seeds, workers=workers, progress=lines)
         best = _best(finals)
         if out is not None and best is not None:
-            save(study.folder(best.number), Path(out))
+            study.save(best.number, out)
         _report(study, trial, finals, best, out, as_json)
     if best is None:
         raise typer.Exit(1)
-
-
-def save(source: Path, out: Path) -> None:
-    """Copies the files of an adapter out of a trial's folder."""
-    from autopeft.cli.outputs import writing
-
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        for name in ADAPTER:
-            shutil.copyfile(source / name, out / name)
 
 
 def check_out(out: Path) -> None:
@@ -86,7 +76,7 @@ def check_out(out: Path) -> None:
     from autopeft.cli.outputs import check_folder
     from autopeft.errors import InputError
 
-    if out.is_dir() and any(out.iterdir()) and not (out / ADAPTER[0]).is_file():
+    if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
         cure = "name another folder, or an adapter's to replace it"
         raise InputError("the folder holds other things", where=str(out), cure=cure)
     if out.exists() and not out.is_dir():
@@ -175,15 +165,14 @@ def _repeat(study: Study, trial: Trial, out: str | None, as_json: bool) -> None:
     """Trains a trial again with its own seed, in a worker like the first time, and compares."""
     from autopeft.cli.console import print_json, say
     from autopeft.report.numbers import quality
+    from autopeft.study.folders import require_files, write_files
 
     outcome = _again(study, trial)
     recorded, found = trial.objectives.get("quality"), outcome.objectives["quality"]
     same = recorded == found
     if out is not None:
-        target = Path(out)
-        target.mkdir(parents=True, exist_ok=True)
-        for name, content in outcome.files.items():
-            (target / name).write_bytes(content)
+        require_files(outcome.files)
+        write_files(Path(out), outcome.files)
     if as_json:
         print_json(
             {"schema": 1, "trial": trial.number, "recorded": recorded, "quality": found, "same": same, "out": out}

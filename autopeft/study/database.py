@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -88,7 +89,7 @@ def explained(path: Path) -> Iterator[None]:
             where=str(path),
             cure="check the disk (space, permissions) and run the same command again; finished trials are kept"
             if disk
-            else "rebuild it from the trial folders; every finished trial has one",
+            else f"rebuild it from the trial folders: autopeft doctor --rebuild {shlex.quote(str(path.parent))}",
         ) from error
 
 

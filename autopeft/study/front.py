@@ -45,6 +45,7 @@ class Chosen:
 
         Raises:
             TrainingError: No seed could be trained.
+            StudyError: A file of the adapter is not what was written.
 
         Example:
             >>> study.front.pick(max_parameters="0.5%").train(seeds=3).save("adapters/reviews")  # doctest: +SKIP

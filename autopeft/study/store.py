@@ -190,7 +190,9 @@ class Store:
             return read_record(*row)
         except (ValueError, TypeError) as error:
             raise StudyError(
-                f"the study's definition is damaged ({error})", where=str(self.folder), cure="rebuild the study"
+                f"the study's definition is damaged ({error})",
+                where=str(self.folder),
+                cure=f"autopeft doctor --rebuild {self.folder}",
             ) from None
 
     def trials(self) -> tuple[Trial, ...]:

@@ -157,10 +157,28 @@ class Study:
             >>> with Study.open("runs/reviews", readonly=True) as study:  # doctest: +SKIP
             ...     print(len(study.front))
         """
-        store = Store.open(Path(path), readonly)
+        return Study._around(Store.open(Path(path), readonly), trust_evaluate)
+
+    @staticmethod
+    def rebuild(path: str | Path) -> Study:
+        """Makes the study's database anew from `study.json` and its trial folders, and opens it for writing.
+
+        For a database that is damaged; it is kept beside the new one. Every finished trial has a folder; unfinished
+        ones are proposed anew. What cannot be trusted is named in `damaged`.
+
+        Args:
+            path: Its directory.
+
+        Raises:
+            StudyError: `study.json` is missing or damaged, or another process writes the study.
+        """
+        return Study._around(Store.rebuild(Path(path)))
+
+    @staticmethod
+    def _around(store: Store, trust_evaluate: bool = False) -> Study:
         try:
             study = Study(store, trust_evaluate)
-            if not readonly:
+            if not store.readonly:
                 study._ledger.resume()
         except BaseException:
             store.close()
@@ -207,7 +225,7 @@ class Study:
         searched = [t for t in self.trials if t.proposal.purpose == "search"]
         pareto = ParetoFront.of(searched, self.definition.problem().objectives)
         shape = self.definition.setting.backbone.shape
-        return StudyFront(pareto, shape, lambda n, seeds, workers: self.train(n, seeds, workers=workers), self.folder)
+        return StudyFront(pareto, shape, lambda n, seeds, workers: self.train(n, seeds, workers=workers), self._intact)
 
     @property
     def events(self) -> tuple[StudyEvent, ...]:
@@ -246,6 +264,22 @@ class Study:
     def evaluate(self) -> str:
         """The function that runs its jobs; raises StudyError where the study names one that nobody has vouched for."""
         return permitted(self.definition.evaluate, self._trusted, str(self.path))
+
+    def save(self, number: int, out: str | Path) -> tuple[str, ...]:
+        """Copies the adapter of a completed trial, checked against the digests in its record.
+
+        Args:
+            number: The trial.
+            out: Folder to copy it to; made where it is missing.
+
+        Returns:
+            Names of the copied files.
+
+        Raises:
+            StudyError: The trial has no adapter, or a file of it is not what was written; nothing is copied then.
+            InputError: The folder cannot be written.
+        """
+        return self._store.trial_folders.copy(self.trial(number).number, Path(out))
 
     # -- ask and tell ------------------------------------------------------------------------------------------------
 
@@ -308,7 +342,7 @@ class Study:
             0
         """
         if trials is not None:
-            self._set_total(trials)
+            self._ledger.redefine(self.definition.extended(trials))
         return self._runner.search(workers, executor, progress)
 
     def train(
@@ -359,7 +393,6 @@ class Study:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _set_total(self, trials: int) -> None:
-        total = max(trials, self.begun)
-        if total != self.definition.trials:
-            self._ledger.redefine(self.definition.extended(total))
+    def _intact(self, number: int) -> Path:
+        self._store.trial_folders.files(number)
+        return self.folder(number)

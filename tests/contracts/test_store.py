@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ from autopeft.configuration import Configuration, Training
 from autopeft.errors import StudyError
 from autopeft.study.database import DATABASE
 from autopeft.study.folders import read_sealed
+from autopeft.study.lock import LOCK_NAME
 from autopeft.study.schema import SCHEMA_VERSION
 from autopeft.study.store import DEFINITION, TEST_OPENED, Store
 from autopeft.trial import Budget, Cost, Failure, Proposal, Trial, TrialStatus
@@ -185,6 +187,27 @@ def test_the_lock_dies_with_its_owner(three: Path) -> None:
     owner.communicate()
     with Store.open(three) as store:
         assert len(store.trials()) == 3
+
+
+def test_a_lock_that_cannot_be_made_is_said_so(three: Path) -> None:
+    (three / LOCK_NAME).unlink()
+    (three / LOCK_NAME).mkdir()
+    with pytest.raises(StudyError, match=r"study\.lock: the study cannot be locked for writing \(Is a directory\)"):
+        Store.open(three)
+    with pytest.raises(StudyError, match="cannot be locked"):
+        Store.rebuild(three)
+    Store.open(three, readonly=True).close()
+
+
+def test_a_file_system_without_locks_is_not_taken_for_another_writer(
+    three: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("autopeft.study.lock.fcntl.flock", refuse)  # no file system here refuses locks
+    with pytest.raises(StudyError, match=r"cannot be locked for writing \(No locks available\)"):
+        Store.open(three)
 
 
 def test_closing_lets_the_next_writer_in(three: Path) -> None:
