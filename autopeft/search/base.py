@@ -22,6 +22,9 @@ class Searcher(ABC):
 
     kind: ClassVar[str]
 
+    def require(self, problem: Problem) -> None:  # noqa: B027 - most searchers take any problem
+        """Raises InputError where it cannot solve a problem; asked before anything is trained."""
+
     @abstractmethod
     def suggest(
         self, problem: Problem, history: Sequence[Trial], pending: Sequence[Trial], n: int, rng: np.random.Generator

@@ -59,10 +59,13 @@ class BayesSearch(Searcher):
                     f"{getattr(self, name)} is too small", where=f"search.options.{name}", cure=f"use {least} or more"
                 )
 
+    def require(self, problem: Problem) -> None:
+        require_known_cost(problem)
+
     def suggest(
         self, problem: Problem, history: Sequence[Trial], pending: Sequence[Trial], n: int, rng: np.random.Generator
     ) -> list[Proposal]:
-        require_known_cost(problem)
+        self.require(problem)
         trials = [*history, *pending]
         taken = visited(problem.space, trials)
         candidates = Candidates(problem, frozenset(taken))

@@ -111,8 +111,8 @@ def reference_point(problem: Problem, history: Sequence[Trial], seen: Observatio
     """Returns the worst quality and the worst cost that still count, both as `observe` and `costs` orient them.
 
     The problem's own reference where it has one. Otherwise the best quality of a completed trial that inserts nothing
-    (the frozen probe; a study shows it although it lies in no space), else the worst quality of the observed front less a tenth of the front's range; and the largest cost
-    in `cost`, a sample of what the space allows, plus a tenth.
+    (the frozen probe; a study shows it although it lies in no space), else the worst quality of the observed front less
+    a tenth of the front's range; and the largest cost in `cost`, a sample of what the space allows, plus a tenth.
 
     Args:
         problem: The problem.

@@ -110,7 +110,7 @@ class StudyDefinition:
             raise InputError(f"'{self.evaluate}' names no function", where="evaluate", cure="write package.module:name")
         for _, configuration in self.baselines:
             configuration.check(self.setting.backbone.shape)
-        self.problem()
+        self.searcher.require(self.problem())
 
     @cached_property
     def id(self) -> str:
@@ -253,15 +253,14 @@ def _differences(here: Any, there: Any, path: str) -> Iterator[tuple[str, str]]:
     if here == there:
         return
     if path in OPAQUE:
-        yield path, f"{path} differ" + ("" if path.endswith("s") else "s")
+        yield path, f"{path} differ" + ("s" if path.endswith("shape") else "")
     elif isinstance(here, Mapping) and isinstance(there, Mapping):
         for key in sorted({*here, *there}):
             yield from _differences(here.get(key), there.get(key), f"{path}.{key}" if path else key)
     elif ours and theirs and list(ours) == list(theirs):
         yield from _differences(ours, theirs, path)
     else:
-        ours, theirs = list(ours) or here, list(theirs) or there
-        yield path, f"{path}: {_short(ours)} here, {_short(theirs)} asked for"
+        yield path, f"{path}: {_short(list(ours) or here)} here, {_short(list(theirs) or there)} asked for"
 
 
 def _by_name(value: Any) -> dict[str, Any]:

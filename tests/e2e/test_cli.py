@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +16,8 @@ import pytest
 
 from autopeft import demo, tasks
 from autopeft.adapters import load
+from autopeft.cli.outputs import check_folder
+from autopeft.errors import StudyError
 from autopeft.study.study import Study
 from autopeft.trial import TrialStatus
 from tests.contracts.cheap_studies import definition
@@ -145,11 +149,75 @@ def test_predict_takes_texts_and_files(cli: Run, trained: tuple[str, Any], tmp_p
     assert [line.split("\t")[0] for line in plain] == list(expected.labels)
 
 
+def test_predict_says_how_pairs_are_given(cli: Run, trained: tuple[str, Any], tmp_path: Path) -> None:
+    pairs = replace(load(trained[0]), pairs=True).save(tmp_path / "pairs")
+    done = cli("predict", pairs, "a great day")
+    assert done.exit_code == 2
+    assert "trained on pairs of texts; give --file FILE --text COLUMN --text-pair COLUMN" in done.stderr
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,other\na great day,a bad day\n", encoding="utf-8")
+    assert len(payload(cli, "predict", pairs, "--file", rows, "--text-pair", "other")) == 1
+    done = cli("predict", trained[0], "--file", rows, "--text-pair", "other")
+    assert done.exit_code == 2
+    assert "leave out --text-pair" in done.stderr
+
+
+def test_missing_folders_of_a_result_are_made(cli: Run, study: str, data: str, tmp_path: Path) -> None:
+    for arguments in (
+        ("init", data, "--out", tmp_path / "a" / "b" / "x.yaml"),
+        ("export", study, "knee", "--out", tmp_path / "c" / "d"),
+        ("report", study, "--out", tmp_path / "e" / "f" / "x.html"),
+    ):
+        done = cli(*arguments)
+        assert done.exit_code == 0, done.output
+        assert Path(arguments[-1]).exists()
+
+
+def test_trying_a_place_leaves_nothing_behind(tmp_path: Path) -> None:
+    check_folder(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
+
+
 def test_export_writes_the_adapter_of_a_trial(cli: Run, study: str, tmp_path: Path) -> None:
     value = payload(cli, "export", study, "knee", "--to", "composite", "--out", tmp_path / "knee")
     with Study.open(study, readonly=True) as opened:
         trial = opened.trial(value["trial"])
     assert load(tmp_path / "knee").configuration == trial.configuration.stored_form()
+
+
+def test_an_adapter_whose_bytes_have_changed_is_not_given_away(cli: Run, study: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(study, copy)
+    with Study.open(copy) as opened:
+        knee = opened.front.knee().trial
+        file = opened.folder(knee.number) / "adapter_model.safetensors"
+        weights = file.read_bytes()
+        file.write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+        with pytest.raises(StudyError, match=r"adapter_model\.safetensors"):
+            demo._save(opened, knee, tmp_path / "demo")
+    done = cli("export", copy, "knee", "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "its file adapter_model.safetensors does not match its checksum" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_database_is_rebuilt_by_the_command_that_the_refusal_names(
+    cli: Run, study: str, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(study, copy)
+    before = payload(cli, "pareto", study)
+    (copy / "study.sqlite").write_bytes(b"no database" * 1000)
+    refused = cli("pareto", copy)
+    assert refused.exit_code == 2
+    command = shlex.split(refused.stderr.strip().rpartition(": ")[2])
+    assert command[:3] == ["autopeft", "doctor", "--rebuild"]
+    done = cli(*command[1:])
+    assert done.exit_code == 0, done.output
+    finished = sum(payload(cli, "status", study)["states"].values())
+    assert f"{finished} finished trials" in done.stdout
+    assert payload(cli, "pareto", copy)["front"] == before["front"]
+    assert list(copy.glob("study.sqlite.old-*"))
 
 
 def test_the_demo_notices_an_adapter_that_predicts_otherwise(study: str, tmp_path: Path) -> None:
@@ -175,6 +243,11 @@ def test_trials_is_the_total(cli: Run, base: tuple[str, ...], tmp_path: Path) ->
     assert more.exit_code == 0, more.output
     assert payload(cli, "status", folder)["finished"] == 3
     assert payload(cli, "show", folder, 0) == before
+    for given in ((), flags):
+        fewer = cli("search", *(given or ("--study", folder)), "--trials", 2)
+        assert fewer.exit_code == 0, fewer.output
+        assert "2 trials asked for, 3 are there: nothing is left to do" in fewer.stdout
+        assert payload(cli, "status", folder)["trials"] == 3
 
 
 def test_trials_that_all_fail_alike_stop_the_search(cli: Run, base: tuple[str, ...], tmp_path: Path) -> None:
@@ -275,10 +348,18 @@ REFUSALS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "no backbone there": (("--backbone", "./nowhere"), ("no such folder", "./nowhere", "")),
     "too many examples": (("--examples", "999"), ("999 examples", "training.examples", "lower it")),
     "bad bound": (("--max-parameters", "lots"), ("'lots' is no bound", "parameters", "0.5%")),
+    "bound below the space": (
+        ("--no-parallel", "--set", "space.serial=[0,4]", "--set", "space.prefix=[0,2]", "--max-parameters", "10"),
+        ("the smallest configuration of this space has 128 parameters", "search.constraints.parameters", "use 128"),
+    ),
     "no workers": (("--workers", "0"), ("0 workers", "search.workers", "use 1 or more")),
     "bad number": (("--learning-rate", "1e-3,fast"), ("'fast' is not a number", "", "commas")),
     "baseline too large": (("--baselines", "serial"), ("bottleneck 48", "baselines.serial", "leave this baseline out")),
     "unknown baseline": (("--baselines", "sereal"), ("unknown baseline", "baselines", "did you mean 'serial'?")),
+    "unknown cost": (
+        ("--set", "search.objectives=[quality, seconds]"),
+        ("at most one known", "search.searcher", "random"),
+    ),
     "bad option": (("--set", "search.options={wild: 1}"), ("does not take these options", "search.options", "wild")),
 }
 
@@ -323,6 +404,19 @@ def test_the_study_of_another_space_is_refused_and_kept(cli: Run, base: tuple[st
     assert payload(cli, "report", study) == before
 
 
+def test_a_mismatch_leads_with_what_a_user_changed(cli: Run, base: tuple[str, ...], study: str) -> None:
+    done = cli("search", *base, "--study", study, "--set", "space.serial=[0,8]", "--seed", 3, "--baselines", "probe")
+    assert done.exit_code == 2
+    told = "(space.parts.serial.sizes: [0, 4] here, [0, 8] asked for; seed: 0 here, 3 asked for; baselines differ)"
+    assert told in done.stderr
+    other = cli(
+        "search", *base, "--study", study, "--head", "cls", "--text", "label", "--label", "text", "--baselines", "lora"
+    )
+    assert other.exit_code == 2
+    assert other.stderr.index("setting.source.label: 'label' here, 'text' asked for") < 200 + len(study)
+    assert len(other.stderr) < 900
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -336,16 +430,28 @@ def test_the_study_of_another_space_is_refused_and_kept(cli: Run, base: tuple[st
         (("predict", "{study}", "a text"), "adapter_config.json"),
         (("init", "{}/none.csv"), "no such file"),
         (("validate", "{}/none.yaml"), "autopeft init DATA"),
+        (("init", "{data}", "--out", "/dev/null/dir/x.yaml"), "/dev/null/dir/x.yaml: this cannot be written"),
+        (("export", "{study}", "knee", "--out", "/dev/null/x"), "/dev/null/x: this cannot be written"),
+        (("train", "{study}", "knee", "--out", "/dev/null/x"), "/dev/null/x: this cannot be written"),
+        (("report", "{study}", "--out", "/dev/null/x.html"), "/dev/null/x.html: this cannot be written"),
+        (("report", "{study}", "--out", "{}"), "this is a folder"),
         (("search", "--train", "a.csv"), "--study DIR"),
+        (("search", "--study", "{study}", "--set", "space.serial=[0,12]"), "leave out space.serial"),
+        (("search", "--study", "{study}", "--epochs", "2"), "this study exists, and what it searches is fixed"),
         (("search", "--set", "nothing"), "KEY=VALUE"),
     ],
 )
 def test_other_mistakes_are_refused_alike(
-    cli: Run, study: str, tmp_path: Path, arguments: tuple[str, ...], expected: str
+    cli: Run, study: str, data: str, tmp_path: Path, arguments: tuple[str, ...], expected: str
 ) -> None:
-    done = cli(*(part.format(tmp_path, study=study) for part in arguments))
+    with Study.open(study, readonly=True) as opened:
+        before = len(opened.trials)
+    done = cli(*(part.format(tmp_path, study=study, data=data) for part in arguments))
     assert done.exit_code == 2, done.output
     assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    with Study.open(study, readonly=True) as opened:
+        assert len(opened.trials) == before  # refused before anything is trained
     assert expected in done.stderr
 
 
@@ -406,6 +512,23 @@ def test_plan_counts_what_is_trained(cli: Run, base: tuple[str, ...]) -> None:
     bound = payload(cli, "plan", *base, "--baselines", "none", "--max-parameters", 3 * prefix)
     assert bound["parameters"]["maximum"] == 3 * prefix
     assert 0 < bound["allowed"] < 1
+    assert bound["parameters"]["minimum"] == prefix
+
+
+def test_plan_says_unknown_where_no_sampled_configuration_keeps_the_bound(cli: Run, base: tuple[str, ...]) -> None:
+    wide = (*base, "--baselines", "none", "--set", "space.preset=per_layer", "--lora", "--max-parameters", 128)
+    value = payload(cli, "plan", *wide)
+    assert value["parameters"] == {"minimum": 128, "median": None, "maximum": None}  # one prefix in one layer
+    assert value["seconds"]["median"] is value["memory"]["maximum"] is value["total_seconds"] is None
+    assert "128 (" in cli("plan", *wide).stdout
+    assert "unknown" in cli("plan", *wide).stdout
+
+
+def test_a_sibling_is_named_for_a_missing_backbone_only_where_it_is_close(cli: Run, data: str, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    flags = ("--train", data, "--text", "text", "--label", "label", "--baselines", "none", "--backbone")
+    assert cli("validate", *flags, tmp_path / "bert-base").stderr.endswith("check the path\n")
+    assert f"did you mean '{tmp_path / 'models'}'?" in cli("validate", *flags, tmp_path / "model").stderr
 
 
 # -- without torch -----------------------------------------------------------------------------------------------------

@@ -87,6 +87,8 @@ def test_the_total_and_versions_are_no_part_of_what_a_study_is() -> None:
         ({"seed": -1}, "-1 is not a seed"),
         ({"baselines": (BASELINES[0], BASELINES[0])}, "one name"),
         ({"evaluate": "worker"}, "names no function"),
+        ({"searcher": make_searcher("bayes"), "objectives": ("quality", "parameters", "memory")}, "at most one known"),
+        ({"searcher": make_searcher("bayes"), "objectives": ("quality", "seconds")}, "at most one known"),
     ],
 )
 def test_a_bad_definition_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -293,6 +295,11 @@ def test_telling_completes_a_trial_and_fills_in_what_is_known(path: Path) -> Non
         ("infinite", "infinite", "quality is infinite"),
         ("no_quality", "error", "the job returned no 'quality'"),
         ("return_a_function", "error", "what the job returned cannot be stored"),
+        ("cost_not_a_number", "error", "what the job returned cannot be stored (its cost is not finite"),
+        ("no_cost", "error", "what the job returned cannot be stored"),
+        ("file_outside", "error", "what the job returned cannot be stored ('../x' is not a name"),
+        ("file_of_text", "error", "what the job returned cannot be stored (the content of file 'a' is str"),
+        ("file_and_folder", "error", "what the job returned cannot be stored ('a' is a file and a folder"),
     ],
 )
 def test_an_outcome_no_front_could_use_is_a_failure(path: Path, job: str, kind: str, message: str) -> None:
@@ -664,6 +671,26 @@ def test_picking_and_training_from_the_front(path: Path, monkeypatch: pytest.Mon
         finals = [t for t in study.trials if t.proposal.purpose == "final"]
         best = max(finals, key=lambda t: t.objectives["quality"])
         assert loaded == f"{chosen.trial.configuration.id} {best.proposal.seed}".encode()
+
+
+def test_an_adapter_whose_bytes_have_changed_is_neither_loaded_nor_copied(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autopeft.study.front.LOAD_ADAPTER", f"{HERE}:load")
+    with Study.start(path, definition(trials=3)) as study:
+        study.run(executor="inline")
+        chosen = study.front.knee()
+        chosen.train(seeds=1)
+        file = study.folder(3) / "adapter.safetensors"
+        intact = file.read_bytes()
+        assert study.save(3, tmp_path / "intact") == ("adapter.safetensors",)
+        assert (tmp_path / "intact" / "adapter.safetensors").read_bytes() == intact
+        file.write_bytes(bytes([intact[0] ^ 1]) + intact[1:])
+        with pytest.raises(StudyError, match=r"adapter\.safetensors does not match its checksum"):
+            study.save(3, tmp_path / "out")
+        with pytest.raises(StudyError, match=r"adapter\.safetensors does not match its checksum"):
+            chosen.train(seeds=1)
+        assert not (tmp_path / "out").exists()
 
 
 # -- import --
