@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopeft.configuration import Configuration, Placement, Training
+from autopeft.errors import InputError
 from autopeft.families import locate
 from autopeft.modules import LINEAR_SITES, FullFineTuning
 from autopeft.shapes import BackboneShape, Slot
@@ -31,11 +32,11 @@ PROCESS_BYTES = 480e6
 
 @dataclass(frozen=True)
 class Range:
-    """Smallest, median and largest of something over a space."""
+    """Smallest, median and largest of something over a space; None where no point was seen that tells."""
 
-    minimum: float
-    median: float
-    maximum: float
+    minimum: float | None
+    median: float | None
+    maximum: float | None
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Plan:
 
     Attributes:
         size: Number of configurations.
-        parameters: Stored parameters over the space.
+        parameters: Stored parameters of what the constraints allow.
         counted: Points the median was taken over.
         exact: Whether those are all points.
         allowed: Share of those points that the constraints allow.
@@ -52,7 +53,7 @@ class Plan:
         speed: Floating point operations per CPU-second in a matrix product, measured now.
         seconds: Time of one trial.
         memory: Peak memory of one worker, in bytes.
-        total_seconds: Time of the search with its baselines.
+        total_seconds: Time of the search with its baselines; None where that of a trial is unknown.
     """
 
     size: int
@@ -64,7 +65,7 @@ class Plan:
     speed: float
     seconds: Range
     memory: Range
-    total_seconds: float
+    total_seconds: float | None
 
 
 def plan(definition: StudyDefinition, task: Task, workers: int) -> Plan:
@@ -78,15 +79,16 @@ def plan(definition: StudyDefinition, task: Task, workers: int) -> Plan:
     speed = matrix_speed()
     cost = [_Cost.of(definition, task, space.configuration(as_point(p)), tokens, speed) for p in chosen[:200]]
     baselines = [_Cost.of(definition, task, c, tokens, speed) for _, c in definition.baselines]
-    spent = definition.trials * float(np.mean([c.seconds for c in cost])) if cost else 0.0
-    spent += sum(c.seconds for c in baselines)
+    searched = definition.trials * float(np.mean([c.seconds for c in cost])) if cost else None
     exact = len(points) == space.size
-    low, high = (int(counts.min()), int(counts.max())) if len(counts) else (0, 0)
-    if not exact and not definition.constraints:
-        low, high = extreme(space, points, -1), extreme(space, points, 1)
+    known = _range([int(n) for n in counts])
+    low, high = known.minimum, known.maximum
+    if not exact:
+        low = extreme(space, points, -1)
+        high = high if definition.constraints else extreme(space, points, 1)
     return Plan(
         size=space.size,
-        parameters=Range(low, float(np.median(counts)) if len(counts) else 0.0, high),
+        parameters=Range(low, known.median, high),
         counted=len(points),
         exact=exact,
         allowed=float(inside.mean()),
@@ -94,7 +96,29 @@ def plan(definition: StudyDefinition, task: Task, workers: int) -> Plan:
         speed=speed,
         seconds=_range([c.seconds for c in cost]),
         memory=_range([c.memory for c in cost]),
-        total_seconds=spent / workers,
+        total_seconds=None if searched is None else (searched + sum(c.seconds for c in baselines)) / workers,
+    )
+
+
+def check_bounds(definition: StudyDefinition) -> None:
+    """Raises InputError where no configuration of the space keeps the constraints.
+
+    Cost: nothing without constraints; a second at most where no random configuration keeps them.
+    """
+    problem, bounds = definition.problem(), definition.constraints
+    if not bounds:
+        return
+    points = sample(definition.space)
+    if _within(problem, definition.space.stored_parameters(points)).any():
+        return
+    smallest = extreme(definition.space, points, -1)
+    if _within(problem, np.array([smallest])).all():
+        return
+    raise InputError(
+        f"no configuration keeps the bound {bounds['parameters']}: the smallest configuration of this space has "
+        f"{smallest:,} parameters",
+        where="search.constraints.parameters",
+        cure=f"use {smallest} or more, or allow smaller sizes or fewer layers",
     )
 
 
@@ -236,7 +260,7 @@ def _within(problem: Problem, stored: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 def _range(values: Sequence[float]) -> Range:
     if not values:
-        return Range(0.0, 0.0, 0.0)
+        return Range(None, None, None)
     return Range(min(values), float(np.median(values)), max(values))
 
 

@@ -8,6 +8,8 @@ from autopeft.cli.arguments import Json
 from autopeft.cli.flags import Given, with_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from autopeft.cli.define import Defined
     from autopeft.cli.estimate import Plan
 
@@ -69,7 +71,7 @@ def _print(found: Defined, made: Plan) -> None:
          for d in definition.space.dimensions],
     )  # fmt: skip
     over = "all configurations" if made.exact else f"{made.counted:,} random ones"
-    low, middle, high = (parameters(v, total) for v in vars(made.parameters).values())
+    low, middle, high = (_known(v, lambda n: parameters(n, total)) for v in vars(made.parameters).values())
     limits = ", ".join(f"{name} <= {bound}" for name, bound in definition.constraints.items())
     facts(
         "Space",
@@ -88,13 +90,19 @@ def _print(found: Defined, made: Plan) -> None:
     facts(
         "Cost (estimated)",
         {
-            "one trial": f"{duration(each.minimum)} to {duration(each.maximum)}, median {duration(each.median)}, "
+            "one trial": f"{_known(each.minimum, duration)} to {_known(each.maximum, duration)}, "
+            f"median {_known(each.median, duration)}, "
             f"with {definition.setting.recipe.threads} thread(s)",
-            "the search": f"{duration(made.total_seconds)}: {definition.trials} trials and {len(counts)} baselines, "
-            f"{workers} at once",
-            "memory": f"{size(int(made.memory.minimum))} to {size(int(made.memory.maximum))} per worker",
+            "the search": f"{_known(made.total_seconds, duration)}: {definition.trials} trials and "
+            f"{len(counts)} baselines, {workers} at once",
+            "memory": f"{_known(made.memory.minimum, lambda n: size(int(n)))} to "
+            f"{_known(made.memory.maximum, lambda n: size(int(n)))} per worker",
             "how": f"counted operations of this data ({made.tokens:.0f} tokens a text on average) divided by the speed "
             f"of a matrix product\nmeasured just now ({made.speed / 1e9:.0f} GFLOP/s); on a busy machine, or other "
             "hardware, it takes longer by as much",
         },
     )
+
+
+def _known(value: float | None, written: Callable[[float], str]) -> str:
+    return "unknown" if value is None else written(value)

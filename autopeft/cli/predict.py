@@ -45,6 +45,11 @@ def run(
 
     logging.disable_progress_bar()
     loaded = load(adapter)
+    if loaded.pairs and pairs is None:
+        cure = "give --file FILE --text COLUMN --text-pair COLUMN"
+        raise InputError("the adapter was trained on pairs of texts", where=adapter, cure=cure)
+    if pairs is not None and not loaded.pairs:
+        raise InputError("the adapter was trained on single texts", where=adapter, cure="leave out --text-pair")
     found = loaded.predict(given, pairs)
     if as_json:
         print_json([_record(t, loaded.labels, found.labels[i : i + 1], found.outputs[i]) for i, t in enumerate(given)])

@@ -25,6 +25,8 @@ def run(
     """
     from autopeft import report
     from autopeft.cli.console import print_json, say
+    from autopeft.cli.outputs import writing
+    from autopeft.errors import InputError
     from autopeft.study.study import Study
 
     with Study.open(folder, readonly=True) as study:
@@ -32,5 +34,8 @@ def run(
             print_json(report.report_json(study))
             return
         target = Path(out) if out is not None else study.path / "report.html"
-        report.write_report(study, target)
+        if target.is_dir():
+            raise InputError("this is a folder", where=str(target), cure="name a file, such as report.html")
+        with writing(target):
+            report.write_report(study, target)
     say(f"report written: {target}")

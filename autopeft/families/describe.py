@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib
 import json
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autopeft.errors import InputError, MissingExtra, nearest
+from autopeft.errors import InputError, MissingExtra
 from autopeft.families.base import family_of
 from autopeft.shapes import BackboneShape
 
@@ -52,7 +53,9 @@ def locate(reference: str, revision: str | None = None) -> Path:
         return folder
     if reference.startswith((".", "/", "~")) or reference.count("/") > 1:
         siblings = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
-        raise InputError("no such folder", where=reference, cure=nearest(folder.name, siblings) or "check the path")
+        close = difflib.get_close_matches(folder.name, siblings, n=1)
+        cure = f"did you mean '{folder.parent / close[0]}'?" if close else "check the path"
+        raise InputError("no such folder", where=reference, cure=cure)
     return _from_hub(reference, revision)
 
 

@@ -194,7 +194,8 @@ def _text(comparisons: Sequence[Comparison], front: Sequence[TrialRow]) -> str:
         parts.append(f"{numbers.listing(level)} {be} level with the front: no difference beyond the noise.")
     if aside := names("incomparable"):
         be = "has" if len(aside) == 1 else "have"
-        parts.append(f"{numbers.listing(aside)} {be} fewer parameters than anything on the front, and lower quality.")
+        what = "fewer parameters than anything on the front, and lower quality than its best"
+        parts.append(f"{numbers.listing(aside)} {be} {what}.")
     dominated = {number for c in comparisons for number in c.dominates}
     if dominated:
         by = [c.baseline for c in comparisons if c.dominates]

@@ -37,6 +37,8 @@ LEADING = (
 OPAQUE = ("baselines", "setting.rows", "setting.backbone.shape", "space.shape")
 """What is too long to be told: only that it differs."""
 FOLLOWS = (
+    ("setting.task.source", "setting.source"),
+    ("setting.source.metric", "setting.task.metric"),
     ("setting.task.sizes", "setting.task.fingerprint"),
     ("setting.rows", "setting.task.fingerprint"),
     ("space.shape", "setting.backbone.shape"),
@@ -139,7 +141,8 @@ class StudyDefinition:
         follows from another difference is left out.
         """
         found = dict(_differences(self._identity(), other._identity(), ""))
-        told = [p for p in found if not any(_under(p, k) and c in found for k, c in FOLLOWS) and p != "baselines"]
+        explained = {f for f, why in FOLLOWS if any(_under(path, why) for path in found)}
+        told = [path for path in found if path != "baselines" and not any(_under(path, f) for f in explained)]
         lines = [found[path] for path in sorted(told, key=lambda path: (_rank(path), path))]
         return lines + (["baselines differ"] if "baselines" in found else [])
 

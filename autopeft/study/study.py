@@ -96,7 +96,6 @@ class Study:
 
         Raises:
             StudyError: The directory holds a study that differs; the message says in what.
-            InputError: An argument is refused.
 
         Example:
             >>> Study.create("runs/a", backbone="demo", task=task, space=spaces.autopeft())  # doctest: +SKIP
@@ -342,7 +341,7 @@ class Study:
             0
         """
         if trials is not None:
-            self._ledger.redefine(self.definition.extended(trials))
+            self._ledger.redefine(self.definition.extended(max(trials, self.begun)))
         return self._runner.search(workers, executor, progress)
 
     def train(

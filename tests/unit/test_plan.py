@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autopeft.cli.estimate import SAMPLE, extreme, linear_weights, sample
+from autopeft.cli.estimate import SAMPLE, check_bounds, extreme, linear_weights, sample
+from autopeft.errors import InputError
 from autopeft.families.describe import shape_of
 from autopeft.spaces import ModulesTemplate, autopeft, per_layer
+from tests.contracts.cheap_studies import definition
 
 SMALL = shape_of(
     {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
@@ -38,3 +40,13 @@ def test_a_small_space_is_counted_whole() -> None:
 def test_the_weights_of_the_layers_are_those_of_their_linears() -> None:
     # Four projections of d x d and two of d x f in each of 3 layers.
     assert linear_weights(SMALL) == 3 * (4 * 32 * 32 + 2 * 32 * 48)
+
+
+@pytest.mark.parametrize("name", LARGE_SPACES)
+def test_a_bound_that_nothing_keeps_is_refused_and_the_smallest_is_allowed(name: str) -> None:
+    space = LARGE_SPACES[name].on(SMALL)
+    smallest = int(space.stored_parameters(np.array(list(space.enumerate()))).min())
+    check_bounds(definition(space=space))
+    check_bounds(definition(space=space, constraints={"parameters": smallest}))
+    with pytest.raises(InputError, match=f"the smallest configuration of this space has {smallest} parameters"):
+        check_bounds(definition(space=space, constraints={"parameters": smallest - 1}))

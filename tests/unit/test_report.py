@@ -310,6 +310,13 @@ def test_the_outcome_against_one_baseline(
     assert ("beat lora, by more than seeds explain" in verdict.text) == (outcome == "beaten" and proven)
 
 
+def test_a_smaller_baseline_is_held_against_the_best_of_the_front() -> None:
+    front = (front_row(5, 0.3900, 100), front_row(6, 0.4604, 1000))
+    text = judge(front, [baseline(0.4225, 0, "probe")], [], NOISE, 2).text
+    assert "probe has fewer parameters than anything on the front, and lower quality than its best." in text
+    assert "probe dominates 1 of the front's 2 configurations" in text
+
+
 def test_fresh_seeds_on_the_selection_split_decide_where_both_have_them() -> None:
     def final(of: int, *values: float) -> FinalRow:
         scores = SplitScores("selection", values, float(np.mean(values)), float(np.std(values, ddof=1)))
