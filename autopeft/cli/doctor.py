@@ -37,9 +37,8 @@ def run(
     if rebuild is not None:
         _rebuild(rebuild, as_json)
         return
-    from autopeft.cli.console import facts, print_json, say
+    from autopeft.cli.console import print_json
     from autopeft.families.base import FAMILIES
-    from autopeft.report.numbers import size
     from autopeft.version import __version__
 
     versions = {name: _version(name) for name in (*CORE, *OPTIONAL)}
@@ -68,6 +67,14 @@ def run(
     if as_json:
         print_json(value)
         return
+    _print(value)
+
+
+def _print(value: dict[str, Any]) -> None:
+    from autopeft.cli.console import facts, say
+    from autopeft.report.numbers import size
+
+    versions, data, problems = value["versions"], os.environ.get("AUTOPEFT_DATA"), value["problems"]
     lines = {
         "Python": f"{value['python']} on {value['platform']}, SQLite {value['sqlite']}",
         "libraries": ", ".join(f"{n} {v}" for n, v in versions.items() if v and n not in OPTIONAL),
@@ -77,10 +84,10 @@ def run(
         "threads": value["threads"],
         "memory": size(value["memory_bytes"]) if value["memory_bytes"] else "unknown",
         "backbones": ", ".join(value["families"]),
-        "demo": "the backbone is installed" if demo["installed"] else "the backbone is not installed",
+        "demo": "the backbone is installed" if value["demo"] else "the backbone is not installed",
         "AUTOPEFT_DATA": value["data"] or ("no such folder" if data else "not set; only some tests need it"),
     }
-    facts(f"autopeft {__version__}", lines)
+    facts(f"autopeft {value['autopeft']}", lines)
     for problem in problems:
         say(f"problem: {problem}")
     say("no problem found" if not problems else f"{len(problems)} problem(s) found")
