@@ -409,7 +409,18 @@ def test_a_mismatch_leads_with_what_a_user_changed(cli: Run, base: tuple[str, ..
     assert done.exit_code == 2
     told = "(space.parts.serial.sizes: [0, 4] here, [0, 8] asked for; seed: 0 here, 3 asked for; baselines differ)"
     assert told in done.stderr
-    asked = ("--train-size", 60, "--metric", "macro_f1", "--head", "cls", "--set", "space.serial=[0,8]")
+    asked = (
+        "--train-size",
+        60,
+        "--metric",
+        "macro_f1",
+        "--head",
+        "cls",
+        "--set",
+        "space.serial=[0,8]",
+        "--baselines",
+        "lora",
+    )
     other = cli("search", *base, "--study", study, *asked)
     assert other.exit_code == 2
     told = ("train_size: None here, 60", "fingerprint", "space.parts", "metric: 'accuracy' here, 'macro_f1'", "more)")
