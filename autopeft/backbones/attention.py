@@ -58,33 +58,6 @@ def with_prefix(
     return torch.cat([*keys, key], dim=2), torch.cat([*values, value], dim=2), mask
 
 
-def _sdpa(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    key, value, attention_mask = with_prefix(module, query, key, value, attention_mask)
-    attended: tuple[torch.Tensor, torch.Tensor | None] = sdpa_attention_forward(
-        module, query, key, value, attention_mask, **kwargs
-    )
-    return attended
-
-
-def _eager(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    key, value, attention_mask = with_prefix(module, query, key, value, attention_mask)
-    return _own_eager(module)(module, query, key, value, attention_mask, **kwargs)
-
-
 def _own_eager(module: torch.nn.Module) -> AttentionFunction:
     # Every modelling file of transformers defines its own eager function; the host class is ours, its base is theirs.
     for cls in type(module).__mro__:
@@ -95,8 +68,25 @@ def _own_eager(module: torch.nn.Module) -> AttentionFunction:
     raise InputError(f"{type(module).__name__} has no eager attention", cure='load the backbone with "sdpa"')
 
 
-AttentionInterface.register("autopeft_sdpa", _sdpa)
-AttentionInterface.register("autopeft_eager", _eager)
+def _carrying(base_of: Callable[[torch.nn.Module], AttentionFunction]) -> AttentionFunction:
+    """Returns the attention function that adds the prefixes and leaves the rest to the base function of a module."""
+
+    def attend(
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        key, value, attention_mask = with_prefix(module, query, key, value, attention_mask)
+        return base_of(module)(module, query, key, value, attention_mask, **kwargs)
+
+    return attend
+
+
+AttentionInterface.register("autopeft_sdpa", _carrying(lambda _: sdpa_attention_forward))
+AttentionInterface.register("autopeft_eager", _carrying(_own_eager))
 for _base, _ours in PREFIXED.items():
     AttentionMaskInterface.register(_ours, ALL_MASK_ATTENTION_FUNCTIONS[_base])
 
