@@ -58,6 +58,20 @@ BASELINES: Mapping[str, tuple[float, ...]] = {
 """What every search is held against: preset to the learning rates tried; the best on validation is the baseline."""
 
 
+def usual_baselines(shape: BackboneShape) -> tuple[tuple[str, Configuration], ...]:
+    """Returns `baselines` of those in `BASELINES` that fit the backbone: a width of 32 has no bottleneck of 48."""
+    fitting = {name: rates for name, rates in BASELINES.items() if _fits(name, shape)}
+    return baselines(shape, fitting)
+
+
+def _fits(name: str, shape: BackboneShape) -> bool:
+    try:
+        preset(name, shape, BASELINES[name][0]).check(shape)
+    except InputError:
+        return False
+    return True
+
+
 def baselines(
     shape: BackboneShape, rates: Mapping[str, Sequence[float]] = BASELINES
 ) -> tuple[tuple[str, Configuration], ...]:

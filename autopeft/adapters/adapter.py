@@ -230,7 +230,7 @@ def load(folder: str | Path) -> Adapter:
             revision=config.get("revision"),
             sha256=str(config["backbone"]["sha256"]),
             max_length=int(config["max_length"]),
-            pairs=bool(config["pairs"]),
+            pairs=bool(config.get("pairs", False)),
             tensors=read_tensors(path, config.get("weights_sha256")),
             provenance=dict(config["provenance"]),
         )

@@ -43,7 +43,7 @@ def _rows(configuration: Configuration, config: Mapping[str, Any], backbone: str
         ("backbone", f"{backbone}, weights SHA-256 {config['backbone']['sha256']}"),
         ("head", config["head"]["kind"]),
         ("labels", ", ".join(map(str, config["labels"])) or "a number"),
-        ("texts", "pairs" if config["pairs"] else "single"),
+        ("texts", "pairs" if config.get("pairs") else "single"),
         ("parameters", f"stored {stored}, trained {trained}, active {active}; head {head}"),
     ]
     rows += [(f"{found.get('metric', 'score')} on {split}", f"{value:.4f}") for split, value in scores.items()]
@@ -66,7 +66,7 @@ def model_card(configuration: Configuration, config: Mapping[str, Any]) -> str:
     """
     reference = _public(str(config["base_model_name_or_path"]))
     backbone = "sentence-transformers/all-MiniLM-L6-v2" if reference == "demo" else reference
-    example = '["a text"], ["its second text"]' if config["pairs"] else '["a text"]'
+    example = '["a text"], ["its second text"]' if config.get("pairs") else '["a text"]'
     answer = "labels" if config["labels"] else "outputs"
     lines = [
         "---",

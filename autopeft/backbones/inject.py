@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -42,6 +42,7 @@ class Injection:
         name: Name of the layout.
         built: Placements and their layers, in canonical order.
         hosts: The modules that were made hosts.
+        ejected: Not empty once it was ejected; another layout may have taken the name since.
     """
 
     model: PreTrainedModel
@@ -49,6 +50,7 @@ class Injection:
     name: str
     built: tuple[tuple[Placement, ModuleLayer], ...]
     hosts: tuple[nn.Module, ...]
+    ejected: list[bool] = field(default_factory=list, repr=False, compare=False)
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yields every trained parameter once, shared ones under their first name."""
@@ -70,8 +72,12 @@ class Injection:
     def eject(self) -> None:
         """Takes the modules out; without other layouts the backbone is then bit for bit what it was.
 
-        Layouts may leave in any order; the last injected of those that stay is the active one.
+        Layouts may leave in any order; the last injected of those that stay is the active one. A second call does
+        nothing.
         """
+        if self.ejected:
+            return
+        self.ejected.append(True)
         for _, layer in self.built:
             if isinstance(layer, RebindingLayer):
                 layer.unbind(self.model)

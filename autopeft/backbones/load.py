@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -29,16 +32,12 @@ def load_backbone(backbone: Backbone, *, dtype: torch.dtype = torch.float32) -> 
             where=backbone.reference,
             cure="use the backbone the study was made with",
         )
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     # A pooler that the checkpoint lacks is drawn anew: with a fixed seed, so that every worker draws the same.
-    with torch.random.fork_rng(devices=[]):
+    with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, report = AutoModel.from_pretrained(
             folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
         )
-    if bars:
-        logging.enable_progress_bar()
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise InputError(
@@ -47,6 +46,20 @@ def load_backbone(backbone: Backbone, *, dtype: torch.dtype = torch.float32) -> 
             cure="save the whole model again",
         )
     return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps transformers from drawing bars and reporting weights while a block runs; what matters is refused here."""
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def load_tokenizer(backbone: Backbone) -> PreTrainedTokenizerBase:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.metadata
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -107,12 +108,12 @@ def module_from_dict(data: Mapping[str, Any]) -> PeftModule:
     """Inverse of `module_to_dict`; raises InputError for an unknown kind or field."""
     known = module_kinds()
     kind = data.get("kind", "")
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         raise InputError(f"unknown module kind '{kind}'", where="module.kind", cure=nearest(str(kind), known))
     names = {f.name for f in fields(known[kind])}  # type: ignore[arg-type]
     given = {k: v for k, v in data.items() if k != "kind"}
     for name in given.keys() - names:
-        raise InputError(f"{kind} has no field '{name}'", where=f"module.{name}", cure=nearest(name, names))
+        raise InputError(f"{kind} has no field '{name}'", where=f"module.{name}", cure=nearest(str(name), names))
     try:
         return known[kind](**given)
     except TypeError as error:
@@ -123,7 +124,7 @@ def as_floats(module: PeftModule, *names: str) -> None:
     """Turns fields of a frozen specification into floats, so that 4 and 4.0 are one value with one id."""
     for name in names:
         value = getattr(module, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise InputError(f"{value!r} is not a number", where=f"{module.kind}.{name}", cure="use a number")
         object.__setattr__(module, name, float(value))
 

@@ -144,6 +144,12 @@ class StudyDefinition:
         explained = {f for f, why in FOLLOWS if any(_under(path, why) for path in found)}
         told = [path for path in found if path != "baselines" and not any(_under(path, f) for f in explained)]
         lines = [found[path] for path in sorted(told, key=lambda path: (_rank(path), path))]
+        ours, theirs = self.setting, other.setting
+        if ours.task.get("fingerprint") != theirs.task.get("fingerprint"):
+            lines.insert(0, f"data: {_short(ours.source.train)} here, {_short(theirs.source.train)} asked for")
+        if ours.backbone.sha256 != theirs.backbone.sha256:
+            here, asked = _short(ours.backbone.reference), _short(theirs.backbone.reference)
+            lines.insert(0, f"backbone: {here} here, {asked} asked for")
         return lines + (["baselines differ"] if "baselines" in found else [])
 
     def to_dict(self) -> dict[str, Any]:

@@ -207,9 +207,9 @@ class TrialFolders:
             try:
                 files[name] = (folder / name).read_bytes()
             except OSError:
-                raise ValueError(f"its file {name} is missing") from None
+                raise ValueError(f"file {name} is missing") from None
             if hashlib.sha256(files[name]).hexdigest() != stated:
-                raise ValueError(f"its file {name} does not match its checksum")
+                raise ValueError(f"file {name} does not match its checksum")
         require_files(files)
         if trial.number != number:
             raise ValueError(f"belongs to trial {trial.number}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -192,7 +193,7 @@ class Store:
             raise StudyError(
                 f"the study's definition is damaged ({error})",
                 where=str(self.folder),
-                cure=f"autopeft doctor --rebuild {self.folder}",
+                cure=f"autopeft doctor --rebuild {shlex.quote(str(self.folder))}",
             ) from None
 
     def trials(self) -> tuple[Trial, ...]:

@@ -12,7 +12,7 @@ from autopeft.errors import InputError, StudyError
 from autopeft.heads import Head
 from autopeft.job import Job, Outcome
 from autopeft.pareto import ParetoFront
-from autopeft.presets import baselines as usual_baselines
+from autopeft.presets import usual_baselines
 from autopeft.search.base import Searcher, make_searcher
 from autopeft.setting import Backbone, Recipe, Setting, describe_backbone
 from autopeft.spaces.base import Space, SpaceTemplate
@@ -90,8 +90,8 @@ class Study:
             budget: Fidelity of a full trial.
             searcher: A searcher or the name of one.
             seed: Seeds the searcher and the training of the trials.
-            baselines: Pairs of name and configuration trained beside the search; None: `presets.baselines`, () for
-                none.
+            baselines: Pairs of name and configuration trained beside the search; None: `presets.usual_baselines`,
+                () for none.
             evaluate: Function that trains one job, as "package.module:function"; trusted, since you name it.
 
         Raises:
@@ -159,7 +159,7 @@ class Study:
         return Study._around(Store.open(Path(path), readonly), trust_evaluate)
 
     @staticmethod
-    def rebuild(path: str | Path) -> Study:
+    def rebuild(path: str | Path, trust_evaluate: bool = False) -> Study:
         """Makes the study's database anew from `study.json` and its trial folders, and opens it for writing.
 
         For a database that is damaged; it is kept beside the new one. Every finished trial has a folder; unfinished
@@ -167,11 +167,12 @@ class Study:
 
         Args:
             path: Its directory.
+            trust_evaluate: As for `open`.
 
         Raises:
             StudyError: `study.json` is missing or damaged, or another process writes the study.
         """
-        return Study._around(Store.rebuild(Path(path)))
+        return Study._around(Store.rebuild(Path(path)), trust_evaluate)
 
     @staticmethod
     def _around(store: Store, trust_evaluate: bool = False) -> Study:

@@ -333,6 +333,17 @@ def test_an_adapter_without_modules_also_silences_the_others() -> None:
     first.eject()
 
 
+def test_a_second_eject_leaves_a_later_layout_of_the_same_name_alone() -> None:
+    model = models.tiny_model("bert")
+    first = inject(model, configuration("lora"))
+    first.eject()
+    second = inject(model, configuration("serial as released"))
+    output = hidden(model)
+    first.eject()
+    assert torch.equal(hidden(model), output)
+    second.eject()
+
+
 def test_layouts_that_would_collide_are_refused() -> None:
     model = models.tiny_model("bert")
     first = inject(model, configuration("lora"))

@@ -328,8 +328,8 @@ def test_garbage_in_place_of_the_database_is_refused_in_words(three: Path) -> No
     ("file", "reason"),
     [
         ("trial.json", "is not JSON"),
-        ("adapter.safetensors", "its file adapter.safetensors does not match its checksum"),
-        ("head/head.json", "its file head/head.json does not match its checksum"),
+        ("adapter.safetensors", "file adapter.safetensors does not match its checksum"),
+        ("head/head.json", "file head/head.json does not match its checksum"),
     ],
 )
 def test_rebuilding_names_damaged_folders_and_keeps_the_rest(three: Path, file: str, reason: str) -> None:

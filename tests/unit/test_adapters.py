@@ -86,6 +86,13 @@ def test_a_text_gets_the_same_answer_in_any_batch(adapter: Adapter) -> None:
     assert np.abs(together - alone).max() < 1e-5  # float32, the tolerance of the design
 
 
+def test_an_adapter_from_before_a_field_existed_still_loads(adapter: Adapter, tmp_path: Path) -> None:
+    path = adapter.save(tmp_path) / "adapter_config.json"
+    old = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("pairs", "weights_sha256")}
+    path.write_text(json.dumps(old))
+    assert load(tmp_path).pairs is False
+
+
 def test_equal_adapters_give_equal_bytes(adapter: Adapter) -> None:
     again = replace(adapter, tensors=dict(reversed(adapter.tensors.items())))
     assert again.files() == adapter.files()

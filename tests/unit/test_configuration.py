@@ -16,7 +16,7 @@ from autopeft.errors import InputError, nearest
 from autopeft.families import shape_of
 from autopeft.heads import Head
 from autopeft.modules import Lora, ParallelAdapter, Prefix, SerialAdapter
-from autopeft.presets import PRESETS, preset
+from autopeft.presets import PRESETS, baselines, preset, usual_baselines
 from autopeft.setting import Backbone, Recipe, Setting
 from autopeft.shapes import BackboneShape, Slot
 from autopeft.tasks.base import TaskSource
@@ -114,6 +114,13 @@ def test_bad_input_is_refused_with_the_cure(data: dict[str, object], says: str) 
         ({"placements": ["x"]}, "placement: str instead of an object"),
         ({"placements": [{"module": {"kind": "lora", "rank": 2}}]}, "'slot' is missing"),
         ({"placements": [{"slot": "encoder.0.ffn", "module": {"kind": "serial_adapter"}}]}, "bottleneck"),
+        ({"placements": [{"slot": "encoder.0.ffn", "module": {"kind": ["l"]}}]}, "unknown module kind"),
+        ({"placements": [{"slot": "encoder.0.ffn", "module": {"kind": "lora", "rank": 2, 3: 2}}]}, "no field '3'"),
+        ({"placements": [{"slot": "a.0.b", "module": {"kind": "lora", "rank": 2, "alpha": float("inf")}}]}, "inf is"),
+        (
+            {"placements": [{"slot": "a.0.b", "module": {"kind": "prefix", "length": 2, "mlp": "q"}}]},
+            "width of the MLP",
+        ),
         ({"training": {"lr": 1}}, "unknown key 'lr'"),
         ({"training": {"learning_rate": "fast"}}, "'fast' is not a learning rate"),
         ({"training": {"learning_rate": None}}, "None is not a learning rate"),
@@ -142,6 +149,12 @@ def test_texts_longer_than_the_backbone_has_positions_for_are_refused() -> None:
     source = TaskSource("a.csv", "text", "label")
     with pytest.raises(InputError, match="513 tokens, but the backbone has 512 positions; use at most 512"):
         Setting(Backbone("b", "0", shape), source, {}, {}, recipe=Recipe(max_length=513))
+
+
+def test_usual_baselines_are_those_that_fit() -> None:
+    assert {name.split("@")[0] for name, _ in usual_baselines(SHAPE)} == {"probe", "lora", "lora_all_linear", "full"}
+    with pytest.raises(InputError, match=r"baselines\.serial: bottleneck 48 .* leave this baseline out"):
+        baselines(SHAPE)
 
 
 def test_description_names_what_a_person_asks_for() -> None:

@@ -38,6 +38,8 @@ class Prefix(PeftModule):
     def __post_init__(self) -> None:
         require_at_least_one(self.length, "prefix length")
         as_floats(self, "init_std")
+        if self.mlp != 0:
+            require_at_least_one(self.mlp, "width of the MLP")
 
     def count(self, shapes: Sequence[SlotShape]) -> ParameterCount:
         width = sum(2 * s.kv_heads * s.head_dim for s in shapes)
