@@ -170,7 +170,7 @@ class TrialFolders:
             return self._read(number)[1]
         except ValueError as error:
             raise StudyError(
-                f"trial {number} {error}",
+                f"trial {number}: {error}",
                 where=str(self.path(number)),
                 cure=f"restore it from a copy, or train trial {number} again: autopeft train",
             ) from None

@@ -197,7 +197,7 @@ def test_an_adapter_whose_bytes_have_changed_is_not_given_away(cli: Run, study: 
             demo._save(opened, knee, tmp_path / "demo")
     done = cli("export", copy, "knee", "--out", tmp_path / "out")
     assert done.exit_code == 2
-    assert "its file adapter_model.safetensors does not match its checksum" in done.stderr
+    assert "file adapter_model.safetensors does not match its checksum" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
