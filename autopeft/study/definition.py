@@ -145,9 +145,12 @@ class StudyDefinition:
         told = [path for path in found if path != "baselines" and not any(_under(path, f) for f in explained)]
         lines = [found[path] for path in sorted(told, key=lambda path: (_rank(path), path))]
         ours, theirs = self.setting, other.setting
-        if ours.task.get("fingerprint") != theirs.task.get("fingerprint"):
+        # Local paths are no part of the identity; where their content differs, naming both tells it best.
+        changed = ours.task.get("fingerprint") != theirs.task.get("fingerprint")
+        if changed and ours.source.train != theirs.source.train:
             lines.insert(0, f"data: {_short(ours.source.train)} here, {_short(theirs.source.train)} asked for")
-        if ours.backbone.sha256 != theirs.backbone.sha256:
+        changed = ours.backbone.sha256 != theirs.backbone.sha256
+        if changed and ours.backbone.reference != theirs.backbone.reference:
             here, asked = _short(ours.backbone.reference), _short(theirs.backbone.reference)
             lines.insert(0, f"backbone: {here} here, {asked} asked for")
         return lines + (["baselines differ"] if "baselines" in found else [])
