@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from autopeft.families.base import Family, FfnSeam, StockHead, encoder_shape, register_family
 from autopeft.shapes import BackboneShape
 
-BERT_LINEARS = {
-    "attention.query": "attention.self.query",
-    "attention.key": "attention.self.key",
-    "attention.value": "attention.self.value",
-    "attention.output": "attention.output.dense",
-    "ffn.up": "intermediate.dense",
-    "ffn.down": "output.dense",
-}
-BERT_FFN = FfnSeam("output", "output_block", "output.LayerNorm")
 _DEFAULTS = {
     "vocab_size": 30522,
     "hidden_size": 768,
@@ -44,29 +36,32 @@ def _shape(config: Mapping[str, Any]) -> BackboneShape:
     )
 
 
-register_family(
+BERT = register_family(
     Family(
         name="bert",
         model_types=("bert",),
         stacks={"encoder": "encoder.layer"},
         attention="attention.self",
-        linears=BERT_LINEARS,
-        ffn=BERT_FFN,
+        linears={
+            "attention.query": "attention.self.query",
+            "attention.key": "attention.self.key",
+            "attention.value": "attention.self.value",
+            "attention.output": "attention.output.dense",
+            "ffn.up": "intermediate.dense",
+            "ffn.down": "output.dense",
+        },
+        ffn=FfnSeam("output", "output_block", "output.LayerNorm"),
         stock_head=StockHead("bert.pooler.dense", "classifier", "tanh", pretrained_dense="pooler.dense"),
         defaults=_DEFAULTS,
         shape=_shape,
     )
 )
-register_family(
-    Family(
+ROBERTA = register_family(
+    replace(
+        BERT,
         name="roberta",
         model_types=("roberta",),
-        stacks={"encoder": "encoder.layer"},
-        attention="attention.self",
-        linears=BERT_LINEARS,
-        ffn=BERT_FFN,
         stock_head=StockHead("classifier.dense", "classifier.out_proj", "tanh"),
         defaults={**_DEFAULTS, "vocab_size": 50265},
-        shape=_shape,
     )
 )

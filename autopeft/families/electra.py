@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from autopeft.families.base import Family, StockHead, encoder_shape, register_family
-from autopeft.families.bert import BERT_FFN, BERT_LINEARS
+from autopeft.families.base import StockHead, encoder_shape, register_family
+from autopeft.families.bert import BERT
 from autopeft.shapes import BackboneShape
 
 
@@ -25,13 +26,10 @@ def _shape(config: Mapping[str, Any]) -> BackboneShape:
 
 
 register_family(
-    Family(
+    replace(
+        BERT,
         name="electra",
         model_types=("electra",),
-        stacks={"encoder": "encoder.layer"},
-        attention="attention.self",
-        linears=BERT_LINEARS,
-        ffn=BERT_FFN,
         stock_head=StockHead("classifier.dense", "classifier.out_proj", "gelu"),
         defaults={
             "vocab_size": 30522,
