@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+FailureKind = Literal["error", "out_of_memory", "nan", "infinite", "crashed", "timed_out", "refused"]
+"""Why a trial failed: an exception, no memory left, a number that is NaN or infinite, a dead process, a time limit, or
+something around it (data, backbone, disk, device) that made it impossible to run."""
 
 
 class AutoPeftError(Exception):
@@ -55,7 +59,9 @@ class MissingExtra(AutoPeftError):  # noqa: N818
 class TrainingError(AutoPeftError):
     """Training of one configuration cannot go on; `kind` is the failure kind recorded with the trial."""
 
-    def __init__(self, what: str, *, kind: str = "error", where: str | None = None, cure: str | None = None) -> None:
+    def __init__(
+        self, what: str, *, kind: FailureKind = "error", where: str | None = None, cure: str | None = None
+    ) -> None:
         super().__init__(what, where=where, cure=cure)
         self.kind = kind
 

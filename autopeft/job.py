@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,9 @@ class Job:
         setting: Backbone, task, head and recipe.
         splits: Splits to score after the last step; the first one's metric is the quality.
         keep: Whether the trained adapter comes back as files.
+        checkpoint: What an earlier attempt gave to `Report.checkpoint` last, name to content; empty to begin anew.
+        checkpoint_seconds: Wall seconds between two checkpoints; infinite for none but the one asked for by a stop.
+        trust_remote_code: Whether code that comes with the backbone may run; asked for per run, never stored.
     """
 
     number: int
@@ -36,6 +40,9 @@ class Job:
     setting: Setting
     splits: tuple[str, ...] = ("validation",)
     keep: bool = True
+    checkpoint: Mapping[str, bytes] = field(default_factory=dict)
+    checkpoint_seconds: float = float("inf")
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,56 @@ class Outcome:
     cost: Cost
     detail: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class Report(ABC):
+    """What a running job tells and is told; whoever runs the job says where that goes.
+
+    A job calls it from its own thread, about once a second and at most once a step.
+    """
+
+    @abstractmethod
+    def progress(self, message: str) -> None:
+        """Tells that the job is alive and where it is.
+
+        Args:
+            message: One short line, such as "epoch 2/3".
+        """
+
+    @abstractmethod
+    def checkpoint(self, files: Mapping[str, bytes]) -> None:
+        """Hands over all that is needed to go on from here; it replaces the checkpoint before it.
+
+        Args:
+            files: Relative names and contents; they come back as `Job.checkpoint`.
+        """
+
+    @property
+    @abstractmethod
+    def stopping(self) -> bool:
+        """Whether the job shall hand over a checkpoint and raise `JobStopped` at its next safe point."""
+
+
+@final
+class Silent(Report):
+    """Tells nobody, and is never asked to stop."""
+
+    def progress(self, message: str) -> None:
+        pass
+
+    def checkpoint(self, files: Mapping[str, bytes]) -> None:
+        pass
+
+    @property
+    def stopping(self) -> bool:
+        return False
+
+
+SILENT = Silent()
+
+
+class JobStopped(Exception):  # noqa: N818 - it is no error
+    """Raised by a job that was asked to stop and has handed over its checkpoint."""
 
 
 def predictions_digest(predictions: NDArray[Any]) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from autopeft.configuration import Configuration
-from autopeft.errors import InputError, StudyError
+from autopeft.errors import FailureKind, InputError, StudyError, nearest
 from autopeft.shapes import BackboneShape
 from autopeft.spaces.base import Space
 
@@ -20,12 +20,13 @@ class TrialStatus(StrEnum):
     """The life cycle of a trial.
 
         queued -> running -> completed | pruned | failed
-        running -> interrupted -> queued            (its process died; it is run again, same seed)
+        running -> interrupted -> queued            (its process died or was stopped; it is run again with the same
+                                                      seed, from its last checkpoint)
         queued -> interrupted                        (dropped on purpose)
         failed -> queued                             (its surroundings failed it, not its configuration: missing data,
                                                       an absent backbone; the next run tries it again, same seed)
 
-    completed and pruned are final, and so is failed but for that one case; failed trials carry a kind.
+    completed and pruned are final, and so is failed but for that one case; failed trials carry a `FailureKind`.
     """
 
     QUEUED = "queued"
@@ -211,14 +212,19 @@ class Failure:
     """Why a trial did not complete.
 
     Attributes:
-        kind: "error", "out_of_memory", "nan", "infinite", "crashed", "timed_out" or "refused".
+        kind: One of `FailureKind`.
         message: One line.
         traceback: Full text for the record, or "".
     """
 
-    kind: str
+    kind: FailureKind
     message: str
     traceback: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(FailureKind):
+            cure = nearest(str(self.kind), get_args(FailureKind))
+            raise InputError(f"unknown kind of failure '{self.kind}'", where="failure.kind", cure=cure)
 
 
 @dataclass(frozen=True)

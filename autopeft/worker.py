@@ -18,9 +18,9 @@ from transformers import PreTrainedModel
 from autopeft import tasks
 from autopeft.adapters import Adapter, build_head
 from autopeft.backbones import Injection, inject, load_backbone, load_tokenizer
-from autopeft.errors import TrainingError
+from autopeft.errors import FailureKind, TrainingError
 from autopeft.heads.layer import HeadLayer
-from autopeft.job import Job, Outcome, predictions_digest
+from autopeft.job import SILENT, Job, Outcome, Report, predictions_digest
 from autopeft.setting import Setting
 from autopeft.tasks import Task
 from autopeft.training import cost
@@ -84,7 +84,7 @@ def load_setting(setting: Setting) -> Loaded:
     return _LOADED[key]
 
 
-def evaluate(job: Job) -> Outcome:
+def evaluate(job: Job, report: Report = SILENT) -> Outcome:  # noqa: ARG001 - told of progress from here on
     """Trains one configuration and scores it.
 
     Everything random comes from `job.seed`: the generator is seeded before any weight is made. The quality is the
@@ -92,6 +92,7 @@ def evaluate(job: Job) -> Outcome:
 
     Args:
         job: What to train, on what, at which budget.
+        report: Told of progress and checkpoints; may ask to stop.
 
     Raises:
         TrainingError: The loss or the outputs became NaN or infinite, or the data changed.
@@ -155,7 +156,7 @@ def _finite(outputs: NDArray[np.float32], split: str) -> NDArray[np.float32]:
     # The loss is checked before each step; only the outputs show what the last step did.
     if np.isfinite(outputs).all():
         return outputs
-    kind = "nan" if np.isnan(outputs).any() else "infinite"
+    kind: FailureKind = "nan" if np.isnan(outputs).any() else "infinite"
     raise TrainingError(f"outputs on {split} are not finite after training", kind=kind, cure="lower the learning rate")
 
 

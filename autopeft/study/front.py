@@ -11,7 +11,7 @@ from autopeft.errors import TrainingError
 from autopeft.pareto import ParetoFront
 from autopeft.shapes import BackboneShape
 from autopeft.study.definition import parameter_bound
-from autopeft.study.executors.base import resolve
+from autopeft.study.executors.base import named
 from autopeft.trial import Objective, Trial, TrialStatus
 
 LOAD_ADAPTER = "autopeft.adapters.adapter:load"
@@ -56,7 +56,7 @@ class Chosen:
             reason = next((t.failure.message for t in finals if t.failure), "none was trained")
             raise TrainingError(f"no seed of trial {self.trial.number} could be trained ({reason})")
         best = max(completed, key=lambda t: (t.objectives["quality"], -t.number))
-        return resolve(LOAD_ADAPTER)(self._folder(best.number))  # type: ignore[arg-type]
+        return named(LOAD_ADAPTER)(self._folder(best.number))
 
 
 @dataclass(frozen=True)

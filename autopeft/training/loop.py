@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from autopeft.backbones import Injection
-from autopeft.errors import TrainingError
+from autopeft.errors import FailureKind, TrainingError
 from autopeft.heads.layer import HeadLayer
 from autopeft.setting import Recipe
 from autopeft.training.batches import Tokens, bucketed, by_length
@@ -105,7 +105,7 @@ def share_of_peak(step: int, warmup: int, total: int) -> float:
 def _finite(loss: float, step: int, total: int) -> float:
     if math.isfinite(loss):
         return loss
-    kind = "nan" if math.isnan(loss) else "infinite"
+    kind: FailureKind = "nan" if math.isnan(loss) else "infinite"
     raise TrainingError(f"loss is {loss} at step {step + 1} of {total}", kind=kind, cure="lower the learning rate")
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from autopeft.configuration import Configuration, Training
 from autopeft.errors import TrainingError
 from autopeft.families import shape_of
-from autopeft.job import Job, Outcome
+from autopeft.job import SILENT, Job, Outcome, Report
 from autopeft.setting import Backbone, Setting
 from autopeft.tasks.base import TaskSource
 from autopeft.trial import Budget, Cost
@@ -62,7 +62,7 @@ def some_job(number: int = 0, rate: float = 1e-3) -> Job:
 # -- jobs --
 
 
-def formula(job: Job) -> Outcome:
+def formula(job: Job, report: Report = SILENT) -> Outcome:
     """Quality from the configuration and the seed alone; the adapter's bytes follow from both too."""
     began = time.perf_counter()
     count = job.configuration.count(SHAPE).stored
@@ -77,7 +77,7 @@ def formula(job: Job) -> Outcome:
     )
 
 
-def slow(job: Job) -> Outcome:
+def slow(job: Job, report: Report = SILENT) -> Outcome:
     """Leaves its mark in the file named by CHEAP_JOBS_LOG at its start, and takes about 50 ms."""
     log(f"{job.number} {job.configuration.id} {os.getpid()}")
     time.sleep(0.05)
@@ -91,51 +91,51 @@ def log(line: str) -> None:
             stream.write(line + "\n")
 
 
-def hang(job: Job) -> Outcome:
+def hang(job: Job, report: Report = SILENT) -> Outcome:
     """Sleeps without end where no Python signal handler would be run, and says that it began."""
     log(f"{job.number} {job.configuration.id} {os.getpid()}")
     ctypes.CDLL(None).sleep(600)
     return formula(job)
 
 
-def raise_error(job: Job) -> Outcome:
+def raise_error(job: Job, report: Report = SILENT) -> Outcome:
     raise ValueError(f"no weights in shard {job.number}\nsecond line")
 
 
-def raise_training_error(job: Job) -> Outcome:
+def raise_training_error(job: Job, report: Report = SILENT) -> Outcome:
     raise TrainingError("the loss is not a number", kind="nan")
 
 
-def raise_memory_error(job: Job) -> Outcome:
+def raise_memory_error(job: Job, report: Report = SILENT) -> Outcome:
     raise MemoryError
 
 
-def allocate(job: Job) -> Outcome:
+def allocate(job: Job, report: Report = SILENT) -> Outcome:
     """Asks for 64 GiB."""
     bytearray(1 << 36)
     return formula(job)
 
 
-def leave(job: Job) -> Outcome:
+def leave(job: Job, report: Report = SILENT) -> Outcome:
     print("the last words of the worker", file=sys.stderr, flush=True)
     os._exit(3)
 
 
-def ask_to_exit(job: Job) -> Outcome:
+def ask_to_exit(job: Job, report: Report = SILENT) -> Outcome:
     sys.exit(1)
 
 
-def fault(job: Job) -> Outcome:
+def fault(job: Job, report: Report = SILENT) -> Outcome:
     ctypes.string_at(0)
     return formula(job)
 
 
-def killed_from_outside(job: Job) -> Outcome:
+def killed_from_outside(job: Job, report: Report = SILENT) -> Outcome:
     os.kill(os.getpid(), signal.SIGKILL)
     return formula(job)
 
 
-def killed_once(job: Job) -> Outcome:
+def killed_once(job: Job, report: Report = SILENT) -> Outcome:
     """Is killed the first time it runs in the folder named by CHEAP_JOBS_LOG, and succeeds after that."""
     mark = Path(os.environ["CHEAP_JOBS_LOG"])
     if not mark.exists():
@@ -144,11 +144,11 @@ def killed_once(job: Job) -> Outcome:
     return formula(job)
 
 
-def return_nothing(job: Job) -> Outcome:
+def return_nothing(job: Job, report: Report = SILENT) -> Outcome:
     return None  # type: ignore[return-value]
 
 
-def return_a_function(job: Job) -> Outcome:
+def return_a_function(job: Job, report: Report = SILENT) -> Outcome:
     """Something that can neither travel between processes nor be stored."""
     return replace(formula(job), detail={"curve": lambda: 0})
 
@@ -164,43 +164,43 @@ def explode() -> None:
     raise RuntimeError("it was no outcome")
 
 
-def return_an_explosive(job: Job) -> Outcome:
+def return_an_explosive(job: Job, report: Report = SILENT) -> Outcome:
     return replace(formula(job), detail={"curve": Explosive()})
 
 
-def cost_not_a_number(job: Job) -> Outcome:
+def cost_not_a_number(job: Job, report: Report = SILENT) -> Outcome:
     return replace(formula(job), cost=Cost(math.nan, 1.0, 1))
 
 
-def no_cost(job: Job) -> Outcome:
+def no_cost(job: Job, report: Report = SILENT) -> Outcome:
     return replace(formula(job), cost=None)  # type: ignore[arg-type]
 
 
-def file_outside(job: Job) -> Outcome:
+def file_outside(job: Job, report: Report = SILENT) -> Outcome:
     return replace(formula(job), files={"../x": b"x"})
 
 
-def file_of_text(job: Job) -> Outcome:
+def file_of_text(job: Job, report: Report = SILENT) -> Outcome:
     return replace(formula(job), files={"a": "text"})  # type: ignore[dict-item]
 
 
-def file_and_folder(job: Job) -> Outcome:
+def file_and_folder(job: Job, report: Report = SILENT) -> Outcome:
     return replace(formula(job), files={"a": b"x", "a/b": b"x"})
 
 
-def not_a_number(job: Job) -> Outcome:
+def not_a_number(job: Job, report: Report = SILENT) -> Outcome:
     return replace(formula(job), objectives={"quality": math.nan}, detail={"curve": [0.5, math.nan]})
 
 
-def infinite(job: Job) -> Outcome:
+def infinite(job: Job, report: Report = SILENT) -> Outcome:
     return replace(formula(job), objectives={"quality": math.inf})
 
 
-def no_quality(job: Job) -> Outcome:
+def no_quality(job: Job, report: Report = SILENT) -> Outcome:
     return replace(formula(job), objectives={})
 
 
-def every_third_fails(job: Job) -> Outcome:
+def every_third_fails(job: Job, report: Report = SILENT) -> Outcome:
     if job.number % 3 == 0:
         raise ValueError("a third of them fail")
     return formula(job)

@@ -18,7 +18,7 @@ from autopeft import spaces
 from autopeft.configuration import Configuration, Training
 from autopeft.errors import InputError, StudyError
 from autopeft.families import shape_of
-from autopeft.job import Job, Outcome
+from autopeft.job import SILENT, Job, Outcome, Report
 from autopeft.pareto import ParetoFront
 from autopeft.presets import baselines, preset
 from autopeft.search import observations
@@ -402,7 +402,7 @@ def test_trials_that_were_asked_for_elsewhere_are_run(path: Path) -> None:
 
 
 def refusing(numbers: set[int], error: type[Exception] = FileNotFoundError) -> InlineExecutor:
-    def job(job: Job) -> Outcome:
+    def job(job: Job, report: Report = SILENT) -> Outcome:
         if job.number in numbers:
             raise error("train.csv")
         return cheap_jobs.formula(job)
@@ -481,7 +481,7 @@ def test_a_run_that_fails_alike_from_the_start_is_stopped(path: Path, job: str) 
 def test_failures_that_differ_do_not_stop_a_run(path: Path) -> None:
     kinds = iter("abcde" * 4)
 
-    def differ(job: Job) -> Outcome:
+    def differ(job: Job, report: Report = SILENT) -> Outcome:
         raise ValueError(next(kinds))
 
     with Study.start(path, definition(trials=20)) as study:
@@ -490,7 +490,7 @@ def test_failures_that_differ_do_not_stop_a_run(path: Path) -> None:
 
 
 def test_an_early_success_keeps_later_failures_from_stopping_a_run(path: Path) -> None:
-    def first_only(job: Job) -> Outcome:
+    def first_only(job: Job, report: Report = SILENT) -> Outcome:
         if job.number:
             raise ValueError("all others fail")
         return cheap_jobs.formula(job)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from autopeft.job import Job
-from autopeft.study.executors.base import Evaluate, Event, Executor, Started
+from autopeft.study.executors.base import Evaluate, Event, Executor, Resources, Started
 from autopeft.study.executors.perform import perform
 
 
@@ -31,7 +31,7 @@ class InlineExecutor(Executor):
     def capacity(self) -> int:
         return 1
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job, resources: Resources = Resources()) -> None:  # noqa: ARG002, B008 - it has no choice
         self._waiting.append(job)
 
     def poll(self, timeout: float) -> list[Event]:  # noqa: ARG002 - the job decides how long it takes

@@ -5,25 +5,28 @@ from __future__ import annotations
 import traceback
 
 from autopeft.errors import AutoPeftError, InputError, MissingExtra, TrainingError
-from autopeft.job import Job, Outcome
-from autopeft.study.executors.base import Evaluate, Failed, Finished, resolve
+from autopeft.job import SILENT, Job, JobStopped, Outcome, Report
+from autopeft.study.executors.base import Ending, Evaluate, Failed, Finished, Lost, named
 from autopeft.trial import Failure
 
 # torch tells that memory ran out by a plain RuntimeError on a CPU; these are its words, and those of CUDA.
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
 
 
-def perform(evaluate: Evaluate | str, job: Job) -> Finished | Failed:
+def perform(evaluate: Evaluate | str, job: Job, report: Report = SILENT) -> Ending:
     """Runs a job and returns how it ended; raises nothing but what asks the process itself to stop.
 
     Args:
         evaluate: The function, or its name as "package.module:function".
         job: The job.
+        report: Told where the job is; may ask it to stop.
     """
     try:
-        outcome = (resolve(evaluate) if isinstance(evaluate, str) else evaluate)(job)
+        outcome = (named(evaluate) if isinstance(evaluate, str) else evaluate)(job, report)
         if not isinstance(outcome, Outcome):
             raise TypeError(f"evaluate returned {type(outcome).__name__}, not an Outcome")
+    except JobStopped:
+        return Lost(job.number, "it was asked to stop", stopped=True)
     except (Exception, SystemExit) as error:
         return Failed(job.number, failure_of(error))
     return Finished(job.number, outcome)

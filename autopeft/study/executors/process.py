@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from typing import IO
 
 from autopeft.job import Job
-from autopeft.study.executors.base import Event, Executor, Failed, Finished, Lost, Started
+from autopeft.study.executors.base import Event, Executor, Failed, Finished, Lost, Resources, Started
 from autopeft.trial import Failure
 
 _BOOT = "import sys; sys.path[:] = {path!r}; from autopeft.study.executors.worker import main; main{arguments!r}"
@@ -143,7 +143,7 @@ class ProcessExecutor(Executor):
         """Process ids of the workers."""
         return tuple(worker.process.pid for worker in self._workers)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job, resources: Resources = Resources()) -> None:  # noqa: ARG002, B008
         self._waiting.append(job)
         self._assign()
 
