@@ -66,9 +66,9 @@ def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
     """Writes readable JSON that carries its own checksum: complete under `path`, or not there at all."""
     sealed = {**content, "checksum": checksum(content)}
     draft = path.with_name(f".{path.name}.new")
-    _write(draft, (json.dumps(sealed, indent=2, allow_nan=False) + "\n").encode())
+    write_synced(draft, (json.dumps(sealed, indent=2, allow_nan=False) + "\n").encode())
     draft.replace(path)
-    _sync(path.parent)
+    sync_folder(path.parent)
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -87,22 +87,49 @@ def read_sealed(path: Path) -> dict[str, Any]:
     return content
 
 
-def require_files(files: Mapping[str, bytes]) -> None:
+def require_files(files: Mapping[str, bytes], record: str = RECORD) -> None:
     """Raises ValueError, naming the file, where files cannot be those of a trial.
 
-    Names are relative, of plain parts, none of them a folder of another; contents are bytes.
+    Names are relative, of plain parts, none of them a folder of another or that of the record; contents are bytes.
     """
     folders = set()
     for name, content in files.items():
         parts = name.split("/") if isinstance(name, str) else []
         plain = 0 < len(parts) <= _DEEPEST and all(_PART.fullmatch(part) for part in parts)
-        if not plain or parts[0] == RECORD:
+        if not plain or parts[0] == record:
             raise ValueError(f"{name!r} is not a name for a file of a trial")
         if not isinstance(content, bytes):
             raise ValueError(f"the content of file '{name}' is {type(content).__name__}, not bytes")
         folders |= {"/".join(parts[:k]) for k in range(1, len(parts))}
     for name in folders & files.keys():
         raise ValueError(f"'{name}' is a file and a folder at once")
+
+
+def fill_folder(folder: Path, files: Mapping[str, bytes], record: str, content: Mapping[str, Any]) -> None:
+    """Makes a folder of files and, last, of a sealed record with their digests; all of it synced."""
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_synced(folder / name, data)
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
+    write_sealed(folder / record, {**content, "files": digests})
+    for part in {folder, *((folder / name).parent for name in files)}:
+        sync_folder(part)
+
+
+def read_files(folder: Path, digests: Mapping[str, str], record: str = RECORD) -> dict[str, bytes]:
+    """Returns the files that a sealed record lists; raises ValueError, naming the file, where one is another now."""
+    require_files(dict.fromkeys(digests, b""), record)
+    files: dict[str, bytes] = {}
+    for name, stated in digests.items():
+        try:
+            files[name] = (folder / name).read_bytes()
+        except OSError as error:
+            why = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+            raise ValueError(f"file {name} {why}") from None
+        if hashlib.sha256(files[name]).hexdigest() != stated:
+            raise ValueError(f"file {name} does not match its checksum")
+    return files
 
 
 class TrialFolders:
@@ -140,14 +167,7 @@ class TrialFolders:
         try:
             self._root.mkdir(exist_ok=True)
             shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir()
-            for name, content in files.items():
-                (draft / name).parent.mkdir(parents=True, exist_ok=True)
-                _write(draft / name, content)
-            digests = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
-            write_sealed(draft / RECORD, {"trial": trial.to_dict(), "files": digests})
-            for folder in {draft, *((draft / name).parent for name in files)}:
-                _sync(folder)
+            fill_folder(draft, files, RECORD, {"trial": trial.to_dict()})
             self._replace(draft, final)
         except OSError as error:
             raise StudyError(
@@ -202,15 +222,7 @@ class TrialFolders:
             trial, digests = Trial.from_dict(content["trial"]), dict(content["files"])
         except (AutoPeftError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"is not a trial ({error!r})") from None
-        files: dict[str, bytes] = {}
-        for name, stated in digests.items():
-            try:
-                files[name] = (folder / name).read_bytes()
-            except OSError:
-                raise ValueError(f"file {name} is missing") from None
-            if hashlib.sha256(files[name]).hexdigest() != stated:
-                raise ValueError(f"file {name} does not match its checksum")
-        require_files(files)
+        files = read_files(folder, digests)
         if trial.number != number:
             raise ValueError(f"belongs to trial {trial.number}")
         return trial, files
@@ -229,7 +241,7 @@ class TrialFolders:
             shutil.rmtree(old, ignore_errors=True)
         else:
             draft.rename(final)
-        _sync(self._root)
+        sync_folder(self._root)
 
 
 def write_files(out: Path, files: Mapping[str, bytes]) -> None:
@@ -244,14 +256,16 @@ def write_files(out: Path, files: Mapping[str, bytes]) -> None:
         ) from None
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_synced(path: Path, content: bytes) -> None:
+    """Writes a file and waits until the disk has it."""
     with path.open("wb") as stream:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Waits until the disk has the names in a folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from autopeft.errors import StudyError
+from autopeft.study.checkpoints import Checkpoints
 from autopeft.study.database import (
     DATABASE,
     StudyEvent,
@@ -46,6 +47,7 @@ class Store:
     def __init__(self, folder: Path, connection: sqlite3.Connection, lock: WriterLock | None) -> None:
         self.folder = folder
         self.trial_folders = TrialFolders(folder)
+        self.checkpoints = Checkpoints(folder)
         self._connection, self._lock = connection, lock
         self._damaged: dict[str, Damage] = {}
         self._cache: dict[int, Trial] | None = None
