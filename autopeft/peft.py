@@ -10,8 +10,10 @@ peft's enum of types is closed, so it is extended through its private maps, here
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, cast
 
 import peft
@@ -24,6 +26,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from autopeft.adapters import build_head
+from autopeft.adapters.files import CONFIG, require_safe_config, require_safe_weights
 from autopeft.backbones import attach, backbone_in, drop_unused_prefixes
 from autopeft.backbones.sidecar import SIDECAR, Host, Sidecar, host, restore, sidecar_of
 from autopeft.configuration import Configuration
@@ -31,6 +34,7 @@ from autopeft.errors import InputError
 from autopeft.heads.layer import HeadLayer
 from autopeft.heads.spec import Head
 from autopeft.training.loop import loss_of
+from autopeft.untrusted import read_json
 
 NAME = "AUTOPEFT"
 
@@ -64,6 +68,9 @@ class AutoPeftConfig(PeftConfig):
         pairs: Whether it was trained on pairs of texts.
         provenance: How the adapter came about.
         weights_sha256: SHA-256 of the weights file, checked by `autopeft.adapters.load` only.
+
+    Raises:
+        InputError: An unknown key, a value of another type, or something to import (`require_safe_config`).
     """
 
     format: int = 1
@@ -76,11 +83,31 @@ class AutoPeftConfig(PeftConfig):
     provenance: dict[str, Any] = field(default_factory=dict)
     weights_sha256: str | None = None
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> AutoPeftConfig:  # noqa: ARG004 - they are __init__'s
+        """Refuses unknown keys, which peft would drop with a warning after its own first try."""
+        require_safe_config(kwargs, {f.name for f in fields(cls)}, CONFIG)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.weights_sha256 = None  # of the file it was read with; what peft saves later is another one
         self.peft_type = AUTOPEFT
         self.configuration = Configuration.from_dict(self.configuration).stored_form().to_dict()
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], subfolder: str | None = None, **kwargs: Any
+    ) -> AutoPeftConfig:
+        """Reads the configuration of a folder, or of the hub, as peft does; first looks at what lies in the folder.
+
+        Raises:
+            InputError: The weights in the folder are a pickle, or the configuration is not safe to follow.
+        """
+        folder = Path(pretrained_model_name_or_path, subfolder or "")
+        if (folder / CONFIG).is_file():
+            read_json(folder / CONFIG)
+            require_safe_weights(folder)
+        return super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
 
 
 class PeftSidecar(Sidecar, BaseTunerLayer):

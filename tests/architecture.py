@@ -29,7 +29,7 @@ def _row(name: str, *patterns: str, torch_free: bool) -> Row:
     return Row(name, patterns or (f"autopeft.{name}", f"autopeft.{name}.*"), torch_free)
 
 
-FREE = "errors archives redaction shapes families modules configuration presets spaces trial pareto search heads tasks setting job study"
+FREE = "errors archives redaction untrusted shapes families modules configuration presets spaces trial pareto search heads tasks setting job study"
 # The torch side of modules and heads: below their specifications, which the driver reads, and above the backbones.
 TORCH_SIDE = ("autopeft.modules.*.layer", "autopeft.modules.layers", "autopeft.modules.build", "autopeft.heads.layer")
 ROWS = (

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from autopeft.adapters.card import model_card
 from autopeft.adapters.files import FORMAT, PEFT_TYPE, pack, read_config, read_tensors
+from autopeft.archives import is_archive, unpacked
 from autopeft.backbones import Injection, backbone_in, inject, load_backbone, load_tokenizer, place_beside, shape_in
 from autopeft.configuration import Configuration
 from autopeft.errors import InputError
@@ -211,15 +212,27 @@ def build_head(
 
 
 def load(folder: str | Path) -> Adapter:
-    """Loads an adapter from the folder `Adapter.save` wrote.
+    """Loads an adapter from the folder `Adapter.save` wrote, or from an archive of it.
+
+    Nothing of it is executed, whoever made it: the weights are safetensors and the configuration is plain data.
+
+    Args:
+        folder: The folder, or a .tar, .tar.gz, .tgz or .zip file, which is unpacked to a temporary folder.
 
     Raises:
-        InputError: Files are missing, damaged, of a later format, or not an adapter of ours.
+        InputError: Files are missing, damaged, of a later format, not an adapter of ours, or not safe to open.
 
     Example:
         >>> load("adapters/reviews").configuration.id  # doctest: +SKIP
     """
     path = Path(folder)
+    if is_archive(path) and not path.is_dir():
+        with unpacked(path) as inside:
+            return _load(inside)
+    return _load(path)
+
+
+def _load(path: Path) -> Adapter:
     config = read_config(path)
     try:
         return Adapter(
@@ -229,12 +242,12 @@ def load(folder: str | Path) -> Adapter:
             reference=str(config["base_model_name_or_path"]),
             revision=config.get("revision"),
             sha256=str(config["backbone"]["sha256"]),
-            max_length=int(config["max_length"]),
-            pairs=bool(config.get("pairs", False)),
+            max_length=config["max_length"],
+            pairs=config.get("pairs", False),
             tensors=read_tensors(path, config.get("weights_sha256")),
             provenance=dict(config["provenance"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(
             f"a field is missing or of the wrong type: {error}", where=str(path), cure="save the adapter again"
         ) from None

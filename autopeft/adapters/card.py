@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Final
 
 from autopeft.configuration import Configuration, describe
+from autopeft.redaction import redacted
 
 
 def _public(reference: str) -> str:
     """Drops the folder of a local path: cards leave the house and must not carry paths."""
     local = PurePath(reference).is_absolute() or reference.startswith((".", "~"))
-    return PurePath(reference).name if local else reference
+    return PurePath(reference).name if local else redacted(reference)
+
+
+# What begins a link, an image, code, a cell or an escape in Markdown; "://" and "www." become links by themselves.
+_MARKUP: Final = str.maketrans({mark: f"&#{ord(mark)};" for mark in "|[]`\\"})
+_ADDRESS: Final = re.compile(r"://|www\.", re.IGNORECASE)
 
 
 def _cell(value: object) -> str:
-    """Returns text that stays inside one cell of a Markdown table, whatever a user called a label or a file."""
-    return html.escape(" ".join(str(value).split()), quote=False).replace("|", "&#124;")
+    """Returns text that stays plain text in one cell of a Markdown table, whatever a label or a file is called."""
+    printable = "".join(c if c.isprintable() else " " for c in redacted(str(value)))
+    escaped = html.escape(" ".join(printable.split()), quote=False).translate(_MARKUP)
+    return _ADDRESS.sub(lambda found: f"{found[0][:-1]}&#{ord(found[0][-1])};", escaped)
 
 
 def _loading(reference: str) -> list[str]:

@@ -1,15 +1,17 @@
 """An adapter on disk: one JSON file, one safetensors file, one model card; nothing else is read.
 
 The folder is a PEFT checkpoint: after `import autopeft.peft`, `peft.PeftModel.from_pretrained(backbone, folder)`
-loads it.
+loads it. Both ways apply the same checks (`require_safe_config`, `require_safe_weights`): a pickle is never opened, and
+the configuration names nothing to import but the class of a transformers model.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +21,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from autopeft.errors import InputError
+from autopeft.untrusted import read_json
 
 CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
@@ -26,6 +29,20 @@ CARD: Final = "README.md"
 PEFT_TYPE: Final = "AUTOPEFT"
 FORMAT: Final = 1
 """Version of the layout; a reader refuses a larger one."""
+LONGEST: Final = 1 << 20
+"""Most tokens a text may be cut to."""
+
+OURS: Final = frozenset(
+    {"backbone", "configuration", "format", "head", "labels", "max_length", "pairs", "provenance", "weights_sha256"}
+)
+PEFTS: Final = frozenset(
+    {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type"}
+)
+"""Keys that peft writes of every method."""
+_PICKLES: Final = (".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
+# What peft writes when it saves an adapter of a model without a task: where the class of the model comes from.
+_LIBRARY: Final = re.compile(r"transformers(\.models\.[a-z0-9_]+\.modeling_[a-z0-9_]+)?")
+_CLASS: Final = re.compile(r"[A-Z][A-Za-z0-9]*")
 
 
 def pack(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], card: str) -> dict[str, bytes]:
@@ -50,21 +67,112 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Reads and checks an adapter's configuration file.
 
     Raises:
-        InputError: No such file, not JSON, not an adapter of ours, or of a later format.
+        InputError: No such file, not JSON, not an adapter of ours, of a later format, or with a key that is not one of
+            an adapter.
     """
     path = folder / CONFIG
     if not path.is_file():
         raise InputError(f"the folder has no {CONFIG}", where=str(folder), cure="name the folder of a saved adapter")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"not JSON: {error}", where=str(path), cure="save the adapter again") from None
+    config = read_json(path)
     if not isinstance(config, dict) or config.get("peft_type") != PEFT_TYPE:
         kind = config.get("peft_type") if isinstance(config, dict) else None
         raise InputError(f"peft_type is {kind!r}, not '{PEFT_TYPE}'", where=str(path), cure="load it with peft itself")
-    if not isinstance(config.get("format"), int) or config["format"] > FORMAT:
-        raise InputError(f"format {config.get('format')!r} is not known", where=str(path), cure="upgrade autopeft")
+    require_safe_config(config, OURS | PEFTS, str(path))
     return config
+
+
+def require_safe_config(config: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    """Refuses what an adapter's configuration does not hold: unknown keys and values of another type.
+
+    peft passes the keys it does not know by with a warning, and imports what "auto_mapping" names
+    (`AutoPeftModel.from_pretrained`; before 0.19 whatever that is). Here every key is one of a list, and "auto_mapping"
+    may name a model class of transformers, as peft writes it, and nothing else.
+
+    Args:
+        config: Keys and values; absent ones are not missed here.
+        known: The keys that may be there.
+        where: What the message names.
+
+    Raises:
+        InputError: An unknown key, a value of the wrong type, a later format, or something to import.
+    """
+    for key in sorted(config.keys() - set(known), key=str):
+        what = f"key {str(key)[:60]!r} is not one of an adapter's, and may name code to be run"
+        raise InputError(what, where=where, cure="do not load it, or upgrade autopeft if a later release saved it")
+    if not _is(config.get("format", FORMAT), int) or not 1 <= config.get("format", FORMAT) <= FORMAT:
+        raise InputError(f"format {config.get('format')!r} is not known", where=where, cure="upgrade autopeft")
+    mapping = config.get("auto_mapping")
+    if mapping is not None and not _names_a_model(mapping):
+        what = f"auto_mapping {str(mapping)[:120]!r} names something to import that is no model of transformers"
+        raise InputError(what, where=where, cure="do not load it; what is meant there is not needed")
+    for key, kinds in _TYPES.items():
+        value = config.get(key, _ABSENT)
+        if value is not _ABSENT and not any(_is(value, kind) for kind in kinds):
+            wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise InputError(f"'{key}' is {type(value).__name__}, not {wanted}", where=where, cure=_AGAIN)
+    if not all(isinstance(label, str) for label in config.get("labels", ())):
+        raise InputError("'labels' holds something else than text", where=where, cure=_AGAIN)
+    if not 1 <= config.get("max_length", 1) <= LONGEST:
+        raise InputError(f"'max_length' is not between 1 and {LONGEST}", where=where, cure=_AGAIN)
+
+
+_ABSENT: Final = object()
+_AGAIN: Final = "save the adapter again"
+_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
+    "backbone": (dict,),
+    "base_model_name_or_path": (str, type(None)),
+    "configuration": (dict,),
+    "head": (dict, type(None)),
+    "inference_mode": (bool,),
+    "labels": (list,),
+    "max_length": (int,),
+    "pairs": (bool,),
+    "provenance": (dict,),
+    "revision": (str, type(None)),
+    "weights_sha256": (str, type(None)),
+}
+
+
+def _is(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _names_a_model(mapping: object) -> bool:
+    if not isinstance(mapping, Mapping) or set(mapping) != {"base_model_class", "parent_library"}:
+        return False
+    library, name = mapping["parent_library"], mapping["base_model_class"]
+    plain = isinstance(library, str) and isinstance(name, str)
+    return plain and bool(_LIBRARY.fullmatch(library)) and bool(_CLASS.fullmatch(name))
+
+
+def require_safe_weights(folder: Path) -> None:
+    """Refuses a folder whose weights are a pickle, which would run code where it is opened; it is not opened.
+
+    Other files are of no concern: nothing but the configuration and the safetensors file is read.
+
+    Args:
+        folder: Folder of the adapter.
+
+    Raises:
+        InputError: A pickle stands beside the weights or in their place, or under their name.
+    """
+    weights = folder / WEIGHTS
+    stem = weights.stem
+    for path in sorted(folder.iterdir()):
+        pickled = path.suffix.lower() in _PICKLES
+        if pickled and (path.stem == stem or not weights.exists()):
+            what = f"'{path.name}' is a pickle, which can run any code when it is opened; it was not opened"
+            cure = f"ask for {WEIGHTS}, or delete the pickle if the weights are there too"
+            raise InputError(what, where=str(folder), cure=cure)
+    if weights.is_file():
+        with weights.open("rb") as stream:
+            start = stream.read(9)
+        # A safetensors file begins with the length of its header, at most 100 MB, in 8 bytes, and the header's "{".
+        # A pickle begins with 0x80 and its protocol; torch.save puts one into a zip file.
+        pickled = re.match(rb"\x80[\x00-\x05]|PK\x03\x04", start) is not None
+        if pickled and (start[4:8], start[8:]) != (b"\0\0\0\0", b"{"):
+            what = "this is a pickle under the name of safetensors; it was not opened"
+            raise InputError(what, where=str(weights), cure="do not trust the folder it came with")
 
 
 def read_tensors(folder: Path, sha256: str | None) -> dict[str, torch.Tensor]:
@@ -75,10 +183,13 @@ def read_tensors(folder: Path, sha256: str | None) -> dict[str, torch.Tensor]:
         sha256: What the configuration says of the file, or None where it says nothing (saved again by peft).
 
     Raises:
-        InputError: The file is absent, truncated, not safetensors, or not the one that was saved.
+        InputError: The file is absent, truncated, not safetensors, a pickle, or not the one that was saved.
     """
     path = folder / WEIGHTS
+    require_safe_weights(folder)
     try:
+        if not path.is_file():
+            raise OSError("there is no such file")
         content = path.read_bytes()
         tensors: dict[str, torch.Tensor] = load_tensors(content)
     except (OSError, SafetensorError, ValueError, struct.error) as error:

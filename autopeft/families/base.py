@@ -75,6 +75,7 @@ class Family:
 
 
 FAMILIES: dict[str, Family] = {}
+MOST_LAYERS = 1000
 
 
 def register_family(family: Family) -> Family:
@@ -106,7 +107,12 @@ def encoder_shape(
         ffn: FFN width f.
         outside_layers: Parameters outside the layers: embeddings and pooler.
         positions: Longest text in tokens.
+
+    Raises:
+        InputError: More layers than any model has: the slots of each are listed.
     """
+    if layers > MOST_LAYERS:
+        raise InputError(f"{layers} layers are not credible", where="config.json", cure="name another model's folder")
     square = SlotShape(width, width)
     sites = {
         "ffn": square,

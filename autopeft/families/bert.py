@@ -22,7 +22,9 @@ _DEFAULTS = {
 
 def _shape(config: Mapping[str, Any]) -> BackboneShape:
     # RoBERTa counts positions from the padding id on: the first pad + 1 rows of its table serve no text.
-    unused = int(config.get("pad_token_id", 1)) + 1 if config["model_type"] == "roberta" else 0
+    pad = config.get("pad_token_id", 1)
+    unused = (pad if isinstance(pad, int) and 0 <= pad < config["max_position_embeddings"] else 1) + 1
+    unused = unused if config["model_type"] == "roberta" else 0
     d = config["hidden_size"]
     tables = config["vocab_size"] + config["max_position_embeddings"] + config["type_vocab_size"]
     return encoder_shape(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,20 +12,30 @@ from typing import Any
 from autopeft.errors import InputError, MissingExtra
 from autopeft.families.base import family_of
 from autopeft.shapes import BackboneShape
+from autopeft.untrusted import read_json
 
 DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
+_LARGEST_SIZE = 1 << 30
+_ANOTHER = "name another model's folder, or get it again"
+
+
 def shape_of(config: Mapping[str, Any]) -> BackboneShape:
-    """Returns the shape a `config.json` describes; raises InputError for a family without a map.
+    """Returns the shape a `config.json` describes; raises InputError for a family without a map, or absurd sizes.
 
     Example:
         >>> shape_of({"model_type": "bert"}).total_parameters
         109482240
     """
     family = family_of(str(config.get("model_type", "")))
-    return family.shape({**family.defaults, **{k: v for k, v in config.items() if v is not None}})
+    complete = {**family.defaults, **{k: v for k, v in config.items() if v is not None}}
+    for key in family.defaults:
+        value = complete[key]
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST_SIZE:
+            raise InputError(f"{str(value)[:40]!r} is not a size", where=f"config.json, {key}", cure=_ANOTHER)
+    return family.shape(complete)
 
 
 def locate(reference: str, revision: str | None = None) -> Path:
@@ -74,10 +83,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Returns the parsed `config.json` of a model folder; raises InputError where it is not JSON."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"config.json cannot be read: {error}", where=str(folder)) from None
+    config = read_json(folder / "config.json")
     if not isinstance(config, dict):
         raise InputError("config.json is not an object", where=str(folder))
     return config
@@ -96,10 +102,23 @@ def fingerprint(folder: Path) -> str:
         raise InputError("the folder has no model.safetensors", where=str(folder), cure="save the model there first")
     files = [found]
     if found.suffix == ".json":
-        files = [folder / name for name in sorted(set(json.loads(found.read_text())["weight_map"].values()))]
+        files = _shards(found)
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _shards(index: Path) -> list[Path]:
+    """Returns the files an index names, in order; they lie beside it, whatever the index says."""
+    content = read_json(index)
+    named = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
+        raise InputError("the index names no files", where=str(index), cure=_ANOTHER)
+    files = [index.parent / name for name in sorted(set(named.values()))]
+    for file in files:
+        if file.parent != index.parent or not file.is_file():
+            raise InputError(f"'{file.name}' is not a file beside the index", where=str(index), cure=_ANOTHER)
+    return files

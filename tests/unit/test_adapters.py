@@ -148,7 +148,7 @@ def test_the_card_of_the_demo_backbone_says_where_it_is(adapter: Adapter) -> Non
         ("adapter_config.json", b'{"peft_type": "LORA"}', "peft_type is 'LORA'"),
         ("adapter_config.json", b"[1]", "peft_type is None"),
         ("adapter_model.safetensors", None, "weights cannot be read"),
-        ("adapter_model.safetensors", b"\x80\x04pickle", "weights cannot be read"),
+        ("adapter_model.safetensors", b"\x80\x04pickle", "a pickle under the name of safetensors"),
     ],
 )
 def test_damaged_folders_are_refused(
