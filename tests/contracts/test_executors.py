@@ -202,7 +202,8 @@ def test_a_worker_killed_from_outside_loses_its_job(processes: Make) -> None:
     executor = processes("killed_from_outside")
     executor.submit(some_job())
     event = ending(executor)
-    assert event == Lost(0, "the worker process was killed (SIGKILL)")
+    assert isinstance(event, Lost)
+    assert (event.reason, event.stopped) == ("the worker process was killed (SIGKILL)", False)
 
 
 def test_a_worker_killed_between_jobs_is_replaced(processes: Make) -> None:

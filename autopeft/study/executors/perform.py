@@ -7,6 +7,7 @@ import traceback
 from autopeft.errors import AutoPeftError, InputError, MissingExtra, TrainingError
 from autopeft.job import SILENT, Job, JobStopped, Outcome, Report
 from autopeft.study.executors.base import Ending, Evaluate, Failed, Finished, Lost, named
+from autopeft.study.executors.memory import measure
 from autopeft.trial import Failure
 
 # torch tells that memory ran out by a plain RuntimeError on a CPU; these are its words, and those of CUDA.
@@ -16,19 +17,22 @@ _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ca
 def perform(evaluate: Evaluate | str, job: Job, report: Report = SILENT) -> Ending:
     """Runs a job and returns how it ended; raises nothing but what asks the process itself to stop.
 
+    What has ended badly carries its cost: CPU and wall time, and the peak of this process's memory meanwhile.
+
     Args:
         evaluate: The function, or its name as "package.module:function".
         job: The job.
         report: Told where the job is; may ask it to stop.
     """
+    cost = measure()
     try:
         outcome = (named(evaluate) if isinstance(evaluate, str) else evaluate)(job, report)
         if not isinstance(outcome, Outcome):
             raise TypeError(f"evaluate returned {type(outcome).__name__}, not an Outcome")
     except JobStopped:
-        return Lost(job.number, "it was asked to stop", stopped=True)
+        return Lost(job.number, "it was asked to stop", stopped=True, cost=cost())
     except (Exception, SystemExit) as error:
-        return Failed(job.number, failure_of(error))
+        return Failed(job.number, failure_of(error), cost())
     return Finished(job.number, outcome)
 
 
