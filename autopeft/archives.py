@@ -292,7 +292,7 @@ def _untar(stream: IO[bytes], name: str, folder: Path, limits: Limits) -> None:
             if member is None:
                 break
             checked_parts(member.name, limits)  # tells more than the filter
-            plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE) and member.sparse is None  # type: ignore[attr-defined]
+            plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE) and member.sparse is None
             if not plain:
                 raise _refused("a member is a link, a device or something else than a plain file", ascii(member.name))
             member = tarfile.data_filter(member, str(folder))
@@ -319,7 +319,7 @@ def _unzip(stream: IO[bytes], _: str, folder: Path, limits: Limits) -> None:
     bounded = _Bounded(stream, limits.bytes + _HEADER)
     bounded.left = _HEADER + limits.members * _ENTRY
     draft = _Draft(folder, limits)
-    with zipfile.ZipFile(bounded) as source:  # type: ignore[type-var]
+    with zipfile.ZipFile(bounded) as source:
         bounded.left = None
         for info in source.infolist():
             name, kind = info.orig_filename, stat.S_IFMT(info.external_attr >> 16)

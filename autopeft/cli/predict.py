@@ -11,7 +11,9 @@ from autopeft.cli.arguments import Json
 
 
 def run(
-    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="Folder of a saved adapter.", show_default=False)],
+    adapter: Annotated[
+        str, typer.Argument(metavar="ADAPTER", help="Folder or archive of a saved adapter.", show_default=False)
+    ],
     texts: Annotated[list[str] | None, typer.Argument(help="Texts; else --file, else lines of standard input.")] = None,
     file: Annotated[str | None, typer.Option(help="Data file with the texts.", show_default=False)] = None,
     text: Annotated[str, typer.Option(help="Column of the text in --file.")] = "text",

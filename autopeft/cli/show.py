@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autopeft.cli.arguments import Json, StudyFolder, Which
@@ -15,15 +17,23 @@ if TYPE_CHECKING:
 def run(folder: StudyFolder, which: Which, as_json: Json = False) -> None:
     """Show one trial: configuration, scores, cost, curve, failure, and the command that trains it again.
 
+    STUDY may be an archive of a study's directory, which is unpacked to a temporary folder and only read.
+
     Example: autopeft show runs/reviews knee
     """
+    from autopeft.archives import Limits, is_archive, unpacked
     from autopeft.cli.choose import choose
     from autopeft.cli.console import print_json
     from autopeft.study.study import Study
 
-    with Study.open(folder, readonly=True) as study:
+    with contextlib.ExitStack() as stack:
+        packed = is_archive(folder) and Path(folder).is_file()
+        place = stack.enter_context(unpacked(folder, Limits(members=100_000))) if packed else Path(folder)
+        study = stack.enter_context(Study.open(place, readonly=True))
         trial = choose(study, which)
-        command = f"autopeft train {shlex.quote(folder)} {trial.number} --same-seed"
+        command = f"autopeft train {'UNPACKED' if packed else shlex.quote(folder)} {trial.number} --same-seed"
+        files = study.folder(trial.number)
+        found = str(files.relative_to(place) if packed else files)
         if as_json:
             backbone = study.definition.setting.backbone
             print_json(
@@ -31,7 +41,7 @@ def run(folder: StudyFolder, which: Which, as_json: Json = False) -> None:
                     "schema": 1,
                     **trial.to_dict(),
                     "configuration_id": trial.configuration.id,
-                    "folder": str(study.folder(trial.number)),
+                    "folder": found,
                     "backbone": {"reference": backbone.reference, "sha256": backbone.sha256},
                     "task_fingerprint": study.definition.setting.task["fingerprint"],
                     "versions": dict(study.definition.versions),
@@ -39,10 +49,10 @@ def run(folder: StudyFolder, which: Which, as_json: Json = False) -> None:
                 }
             )
         else:
-            _print(study, trial, command)
+            _print(study, trial, command, found)
 
 
-def _print(study: Study, trial: Trial, command: str) -> None:
+def _print(study: Study, trial: Trial, command: str, found: str) -> None:
     from autopeft.cli.console import facts, label_of, parameters, say
     from autopeft.configuration import describe
     from autopeft.report.numbers import duration, quality, size
@@ -64,7 +74,7 @@ def _print(study: Study, trial: Trial, command: str) -> None:
         "cost": f"{duration(trial.cost.seconds)}, {trial.cost.cpu_seconds:.1f} s of CPU, peak "
         f"{size(trial.cost.peak_bytes)}",
         "training loss": " ".join("not finite" if x is None else f"{x:.4f}" for x in curve) or "none",
-        "files": str(folder) if folder.is_dir() else "none",
+        "files": found if folder.is_dir() else "none",
         "made with": ", ".join(f"{name} {version}" for name, version in study.definition.versions.items()),
         "backbone": f"{setting.backbone.reference}, weights SHA-256 {setting.backbone.sha256[:16]}...",
         "data": f"{setting.source.train}, fingerprint {str(setting.task['fingerprint'])[:16]}...",
@@ -74,4 +84,4 @@ def _print(study: Study, trial: Trial, command: str) -> None:
     facts(f"trial {trial.number} ({label_of(trial)}): {trial.status}", lines)
     say(f"\nto train it again, to the same numbers: {command}")
     if folder.is_dir() and not trial.failure:
-        say(f"to predict with it:                     autopeft predict {shlex.quote(str(folder))} 'a text'")
+        say(f"to predict with it:                     autopeft predict {shlex.quote(found)} 'a text'")
