@@ -63,7 +63,7 @@ def refuse_secrets(name: str | None, where: str) -> None:
     """Refuses a name, such as that of a file or a backbone, that carries a secret: it would be stored with the study.
 
     Args:
-        name: The name; None is no name.
+        name: The name; what is no text is no name.
         where: What the message names.
 
     Raises:
@@ -77,7 +77,7 @@ def refuse_secrets(name: str | None, where: str) -> None:
         autopeft.errors.InputError: backbone: 'https://[redacted]@host/model' carries a password or a token, which \
 would be stored; log in outside (HF_TOKEN, a netrc file, a local copy) and leave it out of the name
     """
-    if name is None or (shown := redacted(name)) == name:
+    if not isinstance(name, str) or (shown := redacted(name)) == name:
         return
     what = f"{shown!r} carries a password or a token, which would be stored"
     cure = "log in outside (HF_TOKEN, a netrc file, a local copy) and leave it out of the name"

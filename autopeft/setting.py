@@ -9,6 +9,7 @@ from typing import Any
 from autopeft.errors import InputError
 from autopeft.families import DEMO_SHA256, fingerprint, locate, read_config, shape_of
 from autopeft.heads.spec import Head
+from autopeft.redaction import refuse_secrets
 from autopeft.shapes import BackboneShape
 from autopeft.tasks.base import TaskSource
 
@@ -47,12 +48,14 @@ def describe_backbone(reference: str, revision: str | None = None) -> Backbone:
         revision: Hub revision.
 
     Raises:
-        InputError: No model there, a family without a map, or demo weights that are not the expected ones.
+        InputError: No model there, a family without a map, a reference that carries a password, or demo weights that
+            are not the expected ones.
 
     Example:
         >>> describe_backbone("demo").shape.width  # doctest: +SKIP
         384
     """
+    refuse_secrets(reference, "backbone")
     folder = locate(reference, revision)
     shape = shape_of(read_config(folder))
     sha256 = fingerprint(folder)

@@ -13,6 +13,7 @@ from typing import Any
 
 from autopeft.configuration import Configuration
 from autopeft.errors import InputError, nearest
+from autopeft.redaction import refuse_secrets
 from autopeft.search.base import Searcher, make_searcher
 from autopeft.setting import Setting
 from autopeft.shapes import BackboneShape
@@ -75,7 +76,8 @@ class StudyDefinition:
         versions: Library versions at creation; a record, no part of `id`.
 
     Raises:
-        InputError: An unknown objective or a bound that cannot be held.
+        InputError: An unknown objective, a bound that cannot be held, or a name of data or backbone that carries a
+            password or a token.
 
     Example:
         >>> StudyDefinition.from_dict(study.definition.to_dict()) == study.definition  # doctest: +SKIP
@@ -95,6 +97,9 @@ class StudyDefinition:
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        refuse_secrets(self.setting.backbone.reference, "backbone")
+        for split in FILES:
+            refuse_secrets(getattr(self.setting.source, split), f"task.{split}")
         if self.trials < 0:
             raise InputError(f"{self.trials} trials cannot be run", where="search.trials", cure="use 0 or more")
         if self.seed < 0:

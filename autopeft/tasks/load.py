@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopeft.errors import InputError
+from autopeft.redaction import refuse_secrets
 from autopeft.tasks import docstrings
 from autopeft.tasks.base import Examples, Task, TaskKind, TaskSource
 from autopeft.tasks.columns import check_labels, class_name, class_order, kind_of, number, numbers_of, texts_of
@@ -117,11 +118,13 @@ def load_source(source: TaskSource, rows: Rows | None = None) -> Task:
 
 
 def check_source(source: TaskSource) -> None:
-    """Refuses what can be refused before a file is opened: sizes, columns named twice, an unknown metric.
+    """Refuses what can be refused before a file is opened: sizes, columns named twice, an unknown metric, passwords.
 
     Raises:
         InputError: Naming the key.
     """
+    for split in SPLITS:
+        refuse_secrets(getattr(source, split), f"task.{split}")
     check_name(source.metric)
     if source.kind not in ("auto", "classification", "regression"):
         cure = "use 'auto', 'classification' or 'regression'"
