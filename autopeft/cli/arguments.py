@@ -14,6 +14,13 @@ Which = Annotated[
         metavar="TRIAL", help="Number of a trial, knee (best compromise), or best (best quality).", show_default=False
     ),
 ]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Let this run execute code that comes with the backbone; the study notes it.",
+    ),
+]
 TrustEvaluate = Annotated[
     bool,
     typer.Option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,6 +77,7 @@ def _number(text: str, kind: type[Any]) -> Any:
 
 
 DATA, MODEL, SPACE, SEARCH, TRAINING = "Data", "Model", "Search space", "Search", "Training"
+RUN = "Running"
 
 FLAGS = (
     Flag(("task", "train"), str, "Training data: .csv, .tsv, .jsonl, .parquet, hf:NAME, or demo.", DATA),
@@ -104,7 +106,16 @@ FLAGS = (
     Flag(("space", "learning_rate"), str, "Rates to choose from, such as 1e-3,3e-3.", SPACE, read=rates),
     Flag(("search", "searcher"), str, "bayes, or random.", SEARCH),
     Flag(("search", "trials"), int, "Total number of search trials, those already done included.", SEARCH),
-    Flag(("search", "workers"), int, "Trials at once, each in a process of its own.", SEARCH),
+    Flag(("search", "workers"), int, "Trials at once, each in a process of its own.", RUN),
+    Flag(("search", "budget"), str, "Time of this run, such as 2h; no trial begins after it.", RUN),
+    Flag(("search", "budget_cost"), str, "Time of all workers together, earlier runs included, such as 10h.", RUN),
+    Flag(("search", "time_limit"), str, "Time of one trial, such as 30m; it is killed then.", RUN),
+    Flag(("search", "memory_limit"), str, "Memory of one worker, such as 8GB.", RUN),
+    Flag(("search", "checkpoint_every"), str, "Time between two checkpoints of a trial, such as 5m.", RUN),
+    Flag(("search", "synchronous"), bool, "Propose for all workers at once.", RUN, ("--synchronous/--asynchronous",)),
+    Flag(("search", "executor"), str, "Where trials run: process, inline, or ray.", RUN),
+    Flag(("search", "address"), str, "Ray cluster to use: auto, or HOST:PORT; else one is started here.", RUN),
+    Flag(("search", "devices"), str, "Accelerators, one trial each: 0,1 or 0:80GB,1:80GB.", RUN, read=words),
     Flag(("search", "seed"), int, "Seed of the searcher and of the trials.", SEARCH),
     Flag(
         ("search", "constraints", "parameters"),
@@ -155,8 +166,29 @@ class Given:
         from autopeft.cli.settings import merged, parse, read_file
 
         values, lines = read_file(self.file) if self.file else ({}, {})
+        _require_harmless(values, self.overrides, self.file or "")
         kept = {path: line for path, line in lines.items() if path not in self.overrides}
         return parse(merged(values, self.overrides), self.file or "", kept)
+
+
+def _require_harmless(values: Mapping[str, Any], overrides: Mapping[tuple[str, ...], Any], file: str) -> None:
+    """Refuses what only the command line may say: a file may be somebody else's.
+
+    That is a study outside the working directory through "..", and a cluster, with which pickled messages are
+    exchanged.
+
+    Raises:
+        InputError: The file says one of them and the command line does not say otherwise.
+    """
+    study = values.get("study")
+    if isinstance(study, str) and ("study",) not in overrides and ".." in study.replace("\\", "/").split("/"):
+        what = f"the file puts the study outside this directory ({study!r})"
+        raise InputError(what, where=f"{file}, study", cure=f"if you want that, say --study {shlex.quote(study)}")
+    search = values.get("search")
+    address = search.get("address") if isinstance(search, Mapping) else None
+    if address not in (None, "auto") and ("search", "address") not in overrides:
+        what = f"the file names a cluster ({address!r}), which is trusted with this machine"
+        raise InputError(what, where=f"{file}, search.address", cure="if you know that cluster, say --address")
 
 
 def with_settings(verb: Callable[..., None]) -> Callable[..., None]:

@@ -7,25 +7,32 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from autopeft.cli.arguments import Json, TrustEvaluate
+from autopeft.cli.arguments import Json, TrustEvaluate, TrustRemoteCode
 from autopeft.cli.flags import Given, with_settings
+from autopeft.cli.running import HOW, executor_of, terms_of
 
 if TYPE_CHECKING:
+    from autopeft.cli.settings import SearchSettings
     from autopeft.errors import StudyError
     from autopeft.study.driver import RunReport
     from autopeft.study.study import Study
 
-CONTINUING = {("study",), ("search", "trials"), ("search", "workers")}
+CONTINUING = {("study",), ("search", "trials"), *(("search", key) for key in HOW)}
 """What may be given when a study is continued by its directory alone."""
 
 
 @with_settings
-def run(given: Given, trust_evaluate: TrustEvaluate = False, as_json: Json = False) -> None:
+def run(
+    given: Given,
+    trust_evaluate: TrustEvaluate = False,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+) -> None:
     """Search the space; the same command continues a search that was stopped or killed.
 
-    Trains the baselines first, then the trials; prints one line for each. Ctrl-C once ends after the running trials,
-    twice at once; both leave a study that goes on. A search that exists needs no more than --study, and --trials to
-    extend it.
+    Trains the baselines first, then the trials; prints one line for each. Ctrl-C once, or a file `stop` in the
+    study's directory, ends after the running trials, Ctrl-C twice at once, SIGTERM after a checkpoint; all leave a
+    study that goes on. A search that exists needs no more than --study, and --trials to extend it.
 
     Example: autopeft search --train reviews.csv --text review --label stars --backbone demo --study runs/reviews
     """
@@ -33,7 +40,8 @@ def run(given: Given, trust_evaluate: TrustEvaluate = False, as_json: Json = Fal
     from autopeft.cli.tables import overview
     from autopeft.trial import TrialStatus
 
-    study, workers, trials = _open(given, trust_evaluate)
+    study, how, trials = _open(given, trust_evaluate)
+    terms, workers = terms_of(how, trust_remote_code), how.workers
     with study:
         shape = study.definition.setting.backbone.shape
         waiting = sum(t.status is TrialStatus.QUEUED and t.proposal.purpose != "final" for t in study.trials)
@@ -41,7 +49,10 @@ def run(given: Given, trust_evaluate: TrustEvaluate = False, as_json: Json = Fal
         fresh = len(study.definition.baselines) - len(study.baselines)
         asked = max(0, trials - study.begun) + waiting + fresh
         if not as_json:
-            done = sum(t.status.final and t.proposal.purpose == "search" for t in study.trials)
+            again = {t.number for t in study.repeatable}
+            done = sum(
+                t.status.final and t.proposal.purpose == "search" and t.number not in again for t in study.trials
+            )
             say(
                 f"study {study.path}: {done} of {max(trials, study.begun)} trials done, "
                 f"{len(study.definition.baselines)} baselines, {workers} at once"
@@ -52,18 +63,22 @@ def run(given: Given, trust_evaluate: TrustEvaluate = False, as_json: Json = Fal
         for damage in study.damaged:
             say(f"warning: {damage}; it is set aside and not used", stderr=True)
         lines = Lines(asked, shape.total_parameters, workers, quiet=as_json)
-        with lines.shown():
-            report = study.run(workers=workers, trials=trials, progress=lines)
+        executor = executor_of(study, how, terms)
+        try:
+            with lines.shown():
+                report = study.run(workers, executor, trials, lines, terms)
+        finally:
+            executor.close()
         if as_json:
             print_json({"schema": 1, **_ended(study, report)})
-        elif report.stopped in ("finished", "exhausted"):
+        elif report.stopped in ("finished", "exhausted", "budget", "stop file"):
             overview(study)
         _say_ending(study, report)
     raise typer.Exit(report.exit_code)
 
 
-def _open(given: Given, trust_evaluate: bool) -> tuple[Study, int, int]:
-    """Opens the study for writing, or makes it; returns it with the workers and the total of trials."""
+def _open(given: Given, trust_evaluate: bool) -> tuple[Study, SearchSettings, int]:
+    """Opens the study for writing, or makes it; returns it with how to run it and the total of trials."""
     from autopeft.cli.define import define
     from autopeft.errors import InputError
     from autopeft.study.store import Store
@@ -74,18 +89,18 @@ def _open(given: Given, trust_evaluate: bool) -> tuple[Study, int, int]:
         raise InputError(
             "no directory for the study is named", where="study", cure="give --study DIR, such as runs/first"
         )
-    workers = settings.search.workers
     only = given.file is None and set(given.overrides) <= CONTINUING
     if only and Store.exists(Path(settings.study)):
-        if workers < 1:
-            raise InputError(f"{workers} workers can run nothing", where="search.workers", cure="use 1 or more")
+        if settings.search.workers < 1:
+            what = f"{settings.search.workers} workers can run nothing"
+            raise InputError(what, where="search.workers", cure="use 1 or more")
         study = Study.open(settings.study, trust_evaluate=trust_evaluate)
         asked = ("search", "trials") in given.overrides
-        return study, workers, settings.search.trials if asked else study.definition.trials
+        return study, settings.search, settings.search.trials if asked else study.definition.trials
     if not settings.task.train and Store.exists(Path(settings.study)):
         raise _fixed(given, settings.study)
     defined = define(settings)
-    return Study.start(settings.study, defined.definition), workers, settings.search.trials
+    return Study.start(settings.study, defined.definition), settings.search, settings.search.trials
 
 
 def _fixed(given: Given, path: str) -> StudyError:
@@ -119,9 +134,10 @@ def _ended(study: Study, report: RunReport) -> dict[str, object]:
 
 def _say_ending(study: Study, report: RunReport) -> None:
     from autopeft.cli.console import say
+    from autopeft.study.limits import STOP_FILE
 
     if report.stopped == "failing" and report.failure:
-        say("error: the first trials all failed alike, so the search was stopped", stderr=True)
+        say(f"error: {report.row} trials in a row failed, so the search was stopped; the first error:", stderr=True)
         say(f"  {report.failure.kind}: {report.failure.message}", stderr=True)
         say("  mend the cause and run the same command again: it repeats these trials", stderr=True)
         say("  `autopeft show STUDY TRIAL` has the traceback", stderr=True)
@@ -130,5 +146,10 @@ def _say_ending(study: Study, report: RunReport) -> None:
         say("  `autopeft show STUDY TRIAL` says why; what was refused is tried again by the same command", stderr=True)
     elif report.stopped in ("interrupted", "terminated"):
         say(f"stopped with {study.missing} trials to go; the same command goes on", stderr=True)
+    elif report.stopped == "budget":
+        say(f"the budget is spent with {study.missing} trials to go; the same command goes on", stderr=True)
+    elif report.stopped == "stop file":
+        say(f"stopped by the file {study.path / STOP_FILE}, with {study.missing} trials to go", stderr=True)
+        say("  remove it and run the same command again to go on", stderr=True)
     elif report.stopped == "exhausted":
         say(f"the searcher had nothing more to propose; {study.missing} trials were not needed", stderr=True)

@@ -20,6 +20,10 @@ from autopeft.spaces import ModulesTemplate
 from autopeft.tasks.base import TaskSource
 from autopeft.trial import Budget
 
+LARGEST = 1 << 20
+"""Most bytes of a study file."""
+MOST_VALUES = 10_000
+"""Most keys and values of a study file."""
 Sizes = StrictBool | list[StrictInt]
 _SPACES = {
     "autopeft": {"learning_rate", "lora", "lora_sites", "serial", "parallel", "prefix", "layers"},
@@ -85,6 +89,15 @@ class SearchSettings(_Section):
     workers: int = 1
     objectives: list[str] = Field(default_factory=lambda: ["quality", "parameters"])
     constraints: dict[str, str | float] = Field(default_factory=dict)
+    budget: str | float | None = None
+    budget_cost: str | float | None = None
+    time_limit: str | float | None = None
+    memory_limit: str | float | None = None
+    checkpoint_every: str | float = "1m"
+    synchronous: StrictBool = False
+    executor: str = "process"
+    address: str | None = None
+    devices: list[str | int] = Field(default_factory=list)
 
 
 class TrainingSettings(_Section):
@@ -157,8 +170,9 @@ def parse(values: Mapping[str, Any], name: str = "", lines: Mapping[tuple[str, .
         >>> parse({"search": {"trails": 3}})
         Traceback (most recent call last):
         ...
-        autopeft.errors.InputError: search.trails: unknown key 'trails'; did you mean 'trials'? (known: constraints, \
-objectives, options, searcher, seed, trials, workers)
+        autopeft.errors.InputError: search.trails: unknown key 'trails'; did you mean 'trials'? (known: address, \
+budget, budget_cost, checkpoint_every, constraints, devices, executor, memory_limit, objectives, options, searcher, seed, \
+synchronous, time_limit, trials, workers)
     """
     try:
         return Settings.model_validate(dict(values))
@@ -189,14 +203,19 @@ def read_file(path: str | Path) -> tuple[dict[str, Any], dict[tuple[str, ...], i
     """
     name = str(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with Path(path).open("rb") as stream:
+            content = stream.read(LARGEST + 1)
+        text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise InputError(
             f"the file cannot be read ({reason})", where=name, cure="write one with: autopeft init DATA"
         ) from None
+    if len(content) > LARGEST:
+        raise InputError(f"the file is larger than {LARGEST:,} bytes", where=name, cure="this is no study file")
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
+        _require_small(root, name)
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -204,6 +223,11 @@ def read_file(path: str | Path) -> tuple[dict[str, Any], dict[tuple[str, ...], i
         raise InputError(
             f"this is not YAML ({getattr(error, 'problem', error)})", where=where, cure="mend it"
         ) from None
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
+        # A date, a number or a tag that the parser takes for one and cannot read; these are its words.
+        raise InputError(f"a value cannot be read ({error})", where=name, cure="put it in quotes") from None
+    except RecursionError:
+        raise InputError("the file is nested too deeply", where=name, cure="mend it") from None
     if root is None:
         return {}, {}
     if not isinstance(values, dict):
@@ -310,6 +334,23 @@ def _keys_at(path: Sequence[str]) -> list[str]:
             return []
         model = inner
     return list(model.model_fields)
+
+
+def _require_small(root: yaml.Node | None, name: str) -> None:
+    """Refuses more values than a study has; a few aliases of aliases could stand for any number of them."""
+    level, left = [root] if root is not None else [], MOST_VALUES
+    while level:
+        left -= len(level)
+        if left < 0:
+            what = f"the file stands for more than {MOST_VALUES:,} values"
+            raise InputError(what, where=name, cure="write it without aliases (*name)")
+        below: list[yaml.Node] = []
+        for node in level:
+            if isinstance(node, yaml.MappingNode):
+                below.extend(part for pair in node.value for part in pair)
+            elif isinstance(node, yaml.SequenceNode):
+                below.extend(node.value)
+        level = below
 
 
 def _lines(node: yaml.Node, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:

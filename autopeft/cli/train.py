@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autopeft.cli.arguments import Json, StudyFolder, TrustEvaluate, Which
+from autopeft.cli.arguments import Json, StudyFolder, TrustEvaluate, TrustRemoteCode, Which
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,6 +39,7 @@ def run(
     ] = False,
     workers: Annotated[int, typer.Option(help="Runs at once.", min=1)] = 1,
     trust_evaluate: TrustEvaluate = False,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Train a chosen configuration again on fresh seeds; report mean and standard deviation; save the best adapter.
@@ -50,6 +51,7 @@ def run(
     """
     from autopeft.cli.choose import choose
     from autopeft.cli.console import Lines
+    from autopeft.study.limits import Terms
     from autopeft.study.study import Study
 
     if out is not None:
@@ -57,12 +59,13 @@ def run(
     with Study.open(folder, trust_evaluate=trust_evaluate) as study:
         trial = choose(study, which, max_parameters)
         if same_seed:
-            _repeat(study, trial, out, as_json)
+            _repeat(study, trial, out, trust_remote_code, as_json)
             return
         lines = Lines(seeds, study.definition.setting.backbone.shape.total_parameters, workers, quiet=as_json)
         with lines.shown():
             train = study.open_test if open_test else study.train
-            finals = train(trial.number, seeds=seeds, workers=workers, progress=lines)
+            terms = Terms(trust_remote_code=trust_remote_code)
+            finals = train(trial.number, seeds=seeds, workers=workers, progress=lines, terms=terms)
         best = _best(finals)
         if out is not None and best is not None:
             study.save(best.number, out)
@@ -161,13 +164,13 @@ def _values(found: Mapping[str, object]) -> str:
     return " ".join(f"{v:.4f}" for v in values) if isinstance(values, list) else ""
 
 
-def _repeat(study: Study, trial: Trial, out: str | None, as_json: bool) -> None:
+def _repeat(study: Study, trial: Trial, out: str | None, trust_remote_code: bool, as_json: bool) -> None:
     """Trains a trial again with its own seed, in a worker like the first time, and compares."""
     from autopeft.cli.console import print_json, say
     from autopeft.report.numbers import quality
     from autopeft.study.folders import require_files, write_files
 
-    outcome = _again(study, trial)
+    outcome = _again(study, trial, trust_remote_code)
     recorded, found = trial.objectives.get("quality"), outcome.objectives["quality"]
     same = recorded == found
     if out is not None:
@@ -184,7 +187,7 @@ def _repeat(study: Study, trial: Trial, out: str | None, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _again(study: Study, trial: Trial) -> Outcome:
+def _again(study: Study, trial: Trial, trust_remote_code: bool) -> Outcome:
     from autopeft.errors import TrainingError
     from autopeft.job import Job
     from autopeft.study.executors.base import Failed, Finished, Lost
@@ -192,7 +195,15 @@ def _again(study: Study, trial: Trial) -> Outcome:
 
     proposal, definition = trial.proposal, study.definition
     splits = tuple(proposal.note.get("splits", ("validation",)))
-    job = Job(trial.number, proposal.configuration, proposal.budget, proposal.seed, definition.setting, splits)
+    job = Job(
+        trial.number,
+        proposal.configuration,
+        proposal.budget,
+        proposal.seed,
+        definition.setting,
+        splits,
+        trust_remote_code=trust_remote_code,
+    )
     executor = ProcessExecutor(study.evaluate, 1, definition.setting.recipe.threads)
     try:
         executor.submit(job)

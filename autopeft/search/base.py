@@ -21,6 +21,9 @@ class Searcher(ABC):
     """
 
     kind: ClassVar[str]
+    batched: ClassVar[bool] = False
+    """Whether several proposals at once cost less than one by one. A study asks a searcher of which this is not so for
+    one at a time, each with a generator of its own: then they do not depend on how many were wanted together."""
 
     def require(self, problem: Problem) -> None:  # noqa: B027 - most searchers take any problem
         """Raises InputError where it cannot solve a problem; asked before anything is trained."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,8 @@ class BayesSearch(Searcher):
         >>> BayesSearch(initial=8).initial
         8
     """
+
+    batched: ClassVar[bool] = True
 
     initial: int = 10
     draws: int = 18

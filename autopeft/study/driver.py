@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from autopeft.errors import AutoPeftError
-from autopeft.study.executors.base import Event, Executor, Failed, Finished, Lost
+from autopeft.study.executors.base import Checkpoint, Event, Executor, Failed, Finished, Lost
+from autopeft.study.failing import Failures
 from autopeft.study.ledger import Ledger
+from autopeft.study.limits import Allowance, Terms
 from autopeft.study.signals import StopNow, StopRequests
 from autopeft.trial import Failure, Trial, TrialStatus
 
 POLL_SECONDS = 0.2
-FAILING = 5
-"""A run whose first trials, this many of them, fail alike is stopped."""
 
 Watch = Callable[[Event, Trial], None]
 """What is told of every event, with the trial as it is recorded then."""
 
-_EXIT_CODES = {"finished": 0, "exhausted": 0, "failing": 1, "interrupted": 130, "terminated": 143}
+Following = Callable[[int, int], list[Trial]]
+"""Given the number of free workers and of running trials, returns queued trials to begin; none where there are none."""
+
+Stopped = Literal["finished", "exhausted", "interrupted", "terminated", "failing", "budget", "stop file"]
+
+_EXIT_CODES: dict[Stopped, int] = {"failing": 1, "interrupted": 130, "terminated": 143}
 
 
 @dataclass(frozen=True)
@@ -29,27 +34,30 @@ class RunReport:
 
     Attributes:
         stopped: "finished" (all that was asked for), "exhausted" (the searcher had nothing more to propose),
-            "interrupted" (Ctrl-C), "terminated" (SIGTERM) or "failing" (the first trials of the run all failed alike).
+            "budget" (a limit of time was reached), "stop file" (the file `stop` is in the study's directory),
+            "interrupted" (Ctrl-C), "terminated" (SIGTERM) or "failing" (trials failed in a row: see `failure`).
         completed: Trials completed in this run.
         failed: Trials failed in this run.
-        failure: The failure the first trials had in common, for "failing".
+        failure: For "failing": the first failure of the row.
+        row: For "failing": how many trials the row has.
     """
 
-    stopped: Literal["finished", "exhausted", "interrupted", "terminated", "failing"]
+    stopped: Stopped
     completed: int = 0
     failed: int = 0
     failure: Failure | None = None
+    row: int = 0
 
     @property
     def exit_code(self) -> int:
         """What a command that ran it exits with: 0; 1 where every trial of the run failed; 130 or 143."""
-        if self.stopped in ("finished", "exhausted") and self.failed and not self.completed:
+        if self.stopped not in _EXIT_CODES and self.failed and not self.completed:
             return 1
-        return _EXIT_CODES[self.stopped]
+        return _EXIT_CODES.get(self.stopped, 0)
 
 
 class TrainingStoppedError(AutoPeftError):
-    """Final training was stopped before its end by Ctrl-C or SIGTERM; the same command goes on with it.
+    """Final training was stopped before its end; the same command goes on with it.
 
     Attributes:
         report: How the run ended; its `exit_code` is what a command should exit with.
@@ -62,54 +70,61 @@ class TrainingStoppedError(AutoPeftError):
         self.report = report
 
 
-def drive(ledger: Ledger, following: Callable[[], Trial | None], executor: Executor, watch: Watch) -> RunReport:
+def drive(
+    ledger: Ledger, following: Following, executor: Executor, watch: Watch, terms: Terms, allowance: Allowance
+) -> RunReport:
     """Runs trials until there is none left to begin, or until it is told to stop.
 
     Args:
         ledger: Records every step.
-        following: Returns the queued trial to begin next, or None; asked again whenever a worker is free.
+        following: Says what to begin next; asked whenever workers are free.
         executor: Runs the jobs; left open.
         watch: Called with every event after it is recorded.
+        terms: How trials are run.
+        allowance: Says when the limits are reached.
 
     Returns:
         How it ended. Where it stopped early, trials that were running are recorded as interrupted.
     """
-    loop = _Loop(ledger, following, executor, watch)
+    loop = _Loop(ledger, following, executor, watch, terms, allowance)
     with StopRequests() as stop:
         try:
             while loop.step(stop):
                 pass
         except StopNow:
-            loop.give_up("SIGTERM" if stop.terminated else "Ctrl-C, twice")
-        if loop.common is not None:
-            loop.give_up(f"the first {FAILING} trials failed alike")
-            ledger.note_alike(loop.failed)
+            loop.give_up("SIGTERM" if stop.terminated else "Ctrl-C, twice", stop, terms.grace_seconds)
+        if loop.failures.row:
+            loop.give_up(f"{len(loop.failures.row)} trials in a row failed", stop)
+            ledger.note_alike(loop.failures.row)
             return loop.report("failing")
     if stop.soon:
         return loop.report("terminated" if stop.terminated else "interrupted")
-    return loop.report("finished")
+    return loop.report(loop.ended or "finished")
 
 
 class _Loop:
     """State of one call of `drive`."""
 
-    def __init__(self, ledger: Ledger, following: Callable[[], Trial | None], executor: Executor, watch: Watch) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        following: Following,
+        executor: Executor,
+        watch: Watch,
+        terms: Terms,
+        allowance: Allowance,
+    ) -> None:
         self._ledger, self._following, self._executor, self._watch = ledger, following, executor, watch
+        self._terms, self._allowance = terms, allowance
         self._running: set[int] = set()
-        self._completed = 0
-        self.failed: list[int] = []
-        self._failures: list[Failure] = []
-        self.common: Failure | None = None
+        self._completed = self._failed = 0
+        self.failures = Failures()
+        self.ended: Literal["budget", "stop file"] | None = None
 
     def step(self, stop: StopRequests) -> bool:
         """Fills the workers and handles what happened; says whether there is more to do."""
-        while not stop.soon and len(self._running) < self._executor.capacity:
-            trial = self._following()
-            if trial is None:
-                break
-            job = self._ledger.begin(trial.number)
-            self._running.add(trial.number)
-            self._executor.submit(job)
+        if not stop.soon:
+            self._fill()
         stop.raise_if_now()
         if not self._running:
             return False
@@ -117,45 +132,70 @@ class _Loop:
             events = self._executor.poll(POLL_SECONDS)
         for event in events:
             self._handle(event)
-        return self.common is None
+        return not self.failures.row
 
-    def give_up(self, reason: str) -> None:
-        """Stops the running trials and records that."""
+    def _fill(self) -> None:
+        while (free := self._executor.capacity - len(self._running)) > 0:
+            self.ended = self._allowance.over()
+            trials = [] if self.ended else self._following(free, len(self._running))
+            if not trials:
+                return
+            for trial in trials:
+                job = self._ledger.begin(trial.number, self._terms)
+                self._running.add(trial.number)
+                self._allowance.begin(trial.number)
+                self._executor.submit(job, self._terms.needed(trial.configuration))
+
+    def give_up(self, reason: str, stop: StopRequests, grace: float = 0.0) -> None:
+        """Stops the running trials and records that.
+
+        Args:
+            reason: Kept with their interruption.
+            stop: Another request to stop ends the grace.
+            grace: Seconds they get to hand over a checkpoint, where SIGTERM asked.
+        """
+        if stop.terminated and grace > 0:
+            for number in sorted(self._running):
+                self._executor.stop(number)
+            end, asked = time.monotonic() + grace, stop.count
+            while self._running and time.monotonic() < end and stop.count == asked:
+                for event in self._executor.poll(POLL_SECONDS):
+                    self._handle(event, reason)
         for number in sorted(self._running):
             self._executor.kill(number)
-            self._ledger.interrupt(number, reason)
+            self._ledger.interrupt(number, reason, self._allowance.end(number))
         self._running.clear()
 
-    def report(self, stopped: Literal["finished", "interrupted", "terminated", "failing"]) -> RunReport:
+    def report(self, stopped: Stopped) -> RunReport:
         """Returns the numbers of this run."""
-        return RunReport(stopped, self._completed, len(self.failed), self.common)
+        row = self.failures.row if stopped == "failing" else ()
+        return RunReport(stopped, self._completed, self._failed, self.failures.first if row else None, len(row))
 
-    def _handle(self, event: Event) -> None:
+    def _handle(self, event: Event, giving_up: str | None = None) -> None:
+        """Records an event; `giving_up` is the reason where running trials are being stopped."""
         number = event.number
         if number not in self._running:
             return
-        if isinstance(event, Finished | Failed):
-            result = event.outcome if isinstance(event, Finished) else event.failure
-            trial = self._ledger.tell(number, result)
+        if isinstance(event, Finished | Failed | Lost):
+            self._running.discard(number)
+            seconds = self._allowance.end(number)
+        if isinstance(event, Finished):
+            trial = self._ledger.tell(number, event.outcome, seconds=seconds)
+        elif isinstance(event, Failed):
+            trial = self._ledger.tell(number, event.failure, event.cost, seconds)
+        elif isinstance(event, Lost) and (giving_up or event.stopped):
+            trial = self._ledger.interrupt(number, giving_up or event.reason, seconds)
         elif isinstance(event, Lost):
-            trial = self._ledger.lose(number, event.reason)
+            trial = self._ledger.lose(number, event.reason, seconds)
+        elif isinstance(event, Checkpoint):
+            trial = self._ledger.keep(number, event.files)
         else:
             trial = self._ledger.trial(number)
-        if trial.status is not TrialStatus.RUNNING:
-            self._running.discard(number)
-            self._count(trial)
+        self._count(trial)
         self._watch(event, trial)
 
     def _count(self, trial: Trial) -> None:
         self._completed += trial.status in (TrialStatus.COMPLETED, TrialStatus.PRUNED)
-        if trial.status is TrialStatus.FAILED:
-            self.failed.append(trial.number)
-        if self._completed == 0 and trial.failure is not None:
-            self._failures.append(trial.failure)
-            if len(self._failures) == FAILING and len({_kin(f) for f in self._failures}) == 1:
-                self.common = self._failures[0]
-
-
-def _kin(failure: Failure) -> tuple[str, str]:
-    """What failures that are alike share: numbers in the message, such as sizes and addresses, may differ."""
-    return failure.kind, re.sub(r"\d+", "#", failure.message)
+        self._failed += trial.status is TrialStatus.FAILED
+        if trial.status.final:
+            self.failures.see(trial)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from autopeft.errors import AutoPeftError
 from autopeft.job import Job, Outcome
 from autopeft.study.definition import StudyDefinition, library_versions
 from autopeft.study.folders import canonical
+from autopeft.study.limits import Terms
 from autopeft.study.outcomes import ended
 from autopeft.study.store import Store
-from autopeft.trial import Failure, Proposal, Trial, TrialStatus, require_transition
+from autopeft.trial import Cost, Failure, Proposal, Trial, TrialStatus, require_transition
 
 RETRIES = 2
 """How often a trial is run again after its worker vanished; once more and it counts as crashed."""
 
 REFUSED = "refused"
+SECONDS = "seconds"
+"""Key in the detail of an event: how long an attempt at a trial kept a worker."""
 ALIKE = "first trials failed alike"
+REMOTE_CODE = "remote code allowed"
 
 
 class Ledger:
@@ -55,39 +61,89 @@ class Ledger:
             self._store.add(added)
         return added
 
-    def begin(self, number: int) -> Job:
-        """Marks a queued trial as running and returns its job."""
-        proposal = self._store.advance(replace(self.trial(number), status=TrialStatus.RUNNING)).proposal
-        splits = tuple(proposal.note.get("splits", ("validation",)))
-        setting = self._definition.setting
-        return Job(number, proposal.configuration, proposal.budget, proposal.seed, setting, splits)
+    def begin(self, number: int, terms: Terms = Terms()) -> Job:  # noqa: B008 - a frozen value
+        """Marks a queued trial as running and returns its job, which goes on from the trial's last checkpoint."""
+        trial = self._store.advance(replace(self.trial(number), status=TrialStatus.RUNNING))
+        proposal = trial.proposal
+        return Job(
+            number,
+            proposal.configuration,
+            proposal.budget,
+            proposal.seed,
+            self._definition.setting,
+            splits=tuple(proposal.note.get("splits", ("validation",))),
+            checkpoint=self._store.checkpoints.read(trial),
+            checkpoint_seconds=terms.checkpoint_seconds,
+            trust_remote_code=terms.trust_remote_code,
+        )
 
-    def tell(self, number: int, result: Outcome | Failure) -> Trial:
+    def tell(
+        self, number: int, result: Outcome | Failure, cost: Cost | None = None, seconds: float | None = None
+    ) -> Trial:
         """Records how a queued or running trial ended: its folder first, then its state.
 
         Killed between the two, the trial is still running in the database: it is run again and replaces the folder.
+
+        Args:
+            number: The trial.
+            result: What came of it.
+            cost: What a failed trial had used; an outcome has its own.
+            seconds: How long it kept a worker, where a driver has seen that.
         """
         trial = self.trial(number)
-        running = [replace(trial, status=TrialStatus.RUNNING)] if trial.status is TrialStatus.QUEUED else []
         final = ended(trial, result, self._definition.problem())
-        require_transition(running[0].status if running else trial.status, final.status, number)
         files = result.files if isinstance(result, Outcome) and final.status is TrialStatus.COMPLETED else {}
-        self._store.trial_folders.write(final, files)
-        return self._store.advance(*running, final)
+        return self._end(trial, replace(final, cost=cost) if cost else final, files, seconds)
 
-    def lose(self, number: int, reason: str) -> Trial:
+    def prune(self, number: int, reason: str, result: Outcome | None = None) -> Trial:
+        """Records that a queued or running trial was ended early, since going on with it did not pay."""
+        trial = self.trial(number)
+        final = ended(trial, result, self._definition.problem()) if result else trial
+        return self._end(trial, replace(final, status=TrialStatus.PRUNED, failure=None), {}, None, {"reason": reason})
+
+    def _end(
+        self,
+        trial: Trial,
+        final: Trial,
+        files: Mapping[str, bytes],
+        seconds: float | None,
+        detail: Mapping[str, Any] | None = None,
+    ) -> Trial:
+        running = [replace(trial, status=TrialStatus.RUNNING)] if trial.status is TrialStatus.QUEUED else []
+        require_transition(running[0].status if running else trial.status, final.status, trial.number)
+        self._store.trial_folders.write(final, files)
+        spent = final.cost.seconds if seconds is None else seconds
+        self._store.advance(*running, final, detail={**(detail or {}), SECONDS: round(spent, 3)})
+        self._store.checkpoints.delete(trial.number)
+        return final
+
+    def keep(self, number: int, files: Mapping[str, bytes]) -> Trial:
+        """Writes a checkpoint of a running trial; returns the trial."""
+        trial = self.trial(number)
+        # Nothing depends on a checkpoint but the time of a later attempt: a full disk shall not end the trial.
+        with suppress(AutoPeftError):
+            self._store.checkpoints.write(trial, files)
+        return trial
+
+    def spent(self) -> float:
+        """Returns the seconds that workers have spent on trials so far, lost attempts included."""
+        endings = [e for e in self._store.events() if e.kind not in (TrialStatus.QUEUED, TrialStatus.RUNNING)]
+        return sum(float(event.detail.get(SECONDS, 0.0)) for event in endings)
+
+    def lose(self, number: int, reason: str, seconds: float = 0.0) -> Trial:
         """Records that a worker vanished: the trial is queued again, or failed after `RETRIES` further attempts."""
         events = self._store.events(trial=number)
         tried = max((i for i, e in enumerate(events) if e.kind == "failed"), default=0)  # earlier runs do not count
         losses = sum(bool(e.detail.get("lost")) for e in events[tried:] if e.kind == "interrupted")
         if losses >= RETRIES:
-            return self.tell(number, Failure("crashed", f"its worker vanished {losses + 1} times: {reason}"))
-        return self._requeue(self.trial(number), {"reason": reason, "lost": True})
+            failure = Failure("crashed", f"its worker vanished {losses + 1} times: {reason}")
+            return self.tell(number, failure, seconds=seconds)
+        return self._requeue(self.trial(number), {"reason": reason, "lost": True, SECONDS: round(seconds, 3)})
 
-    def interrupt(self, number: int, reason: str) -> Trial:
+    def interrupt(self, number: int, reason: str, seconds: float = 0.0) -> Trial:
         """Records that a running trial was given up; it is queued when the study is next opened for writing."""
         given_up = replace(self.trial(number), status=TrialStatus.INTERRUPTED)
-        return self._store.advance(given_up, detail={"reason": reason})
+        return self._store.advance(given_up, detail={"reason": reason, SECONDS: round(seconds, 3)})
 
     def resume(self) -> None:
         """Queues what an earlier process left unfinished; notes that, and libraries that have changed since."""
@@ -110,7 +166,7 @@ class Ledger:
         """Returns the failed trials that the next run tries again: what surrounded them failed, as far as one can tell.
 
         Those are refused ones (missing or changed data, an absent backbone) and those of a run that was stopped since
-        its first trials failed alike. Final trials are not among them: `Study.train` proposes those anew.
+        they failed in a row. Final trials are not among them: `Study.train` proposes those anew.
         """
         stopped: set[int] = set()
         for event in self._store.events():
@@ -129,8 +185,12 @@ class Ledger:
         return [trial.number for trial in found]
 
     def note_alike(self, numbers: Sequence[int]) -> None:
-        """Records that a run was stopped since these trials, its first, failed alike."""
+        """Records that a run was stopped since these trials failed in a row."""
         self._store.note(ALIKE, detail={"trials": list(numbers)})
+
+    def note_remote_code(self) -> None:
+        """Records that a run was allowed to run code that comes with the backbone."""
+        self._store.note(REMOTE_CODE, detail={"backbone": self._definition.setting.backbone.reference})
 
     def _requeue(self, trial: Trial, detail: Mapping[str, Any]) -> Trial:
         interrupted = [replace(trial, status=TrialStatus.INTERRUPTED)] if trial.status is TrialStatus.RUNNING else []

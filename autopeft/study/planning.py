@@ -9,7 +9,7 @@ import numpy as np
 
 from autopeft.errors import StudyError
 from autopeft.study.definition import StudyDefinition
-from autopeft.trial import Proposal, Trial, TrialStatus
+from autopeft.trial import Problem, Proposal, Trial, TrialStatus
 
 
 def propose(definition: StudyDefinition, trials: Sequence[Trial], next_number: int, n: int) -> list[Proposal]:
@@ -27,17 +27,26 @@ def propose(definition: StudyDefinition, trials: Sequence[Trial], next_number: i
     Raises:
         StudyError: The searcher broke its contract.
     """
-    problem, kind = definition.problem(), definition.searcher.kind
+    problem = definition.problem()
     shown = [t for t in trials if t.proposal.purpose == "search" or informs(definition, t)]
     # Numbers of lost records count as well: the searcher must not repeat its random draws.
     proposed = next_number - sum(t.proposal.purpose != "search" for t in trials)
-    proposals = definition.searcher.suggest(
-        problem,
-        [t for t in shown if t.status.final],
-        [t for t in shown if not t.status.final],
-        n,
-        np.random.default_rng((definition.seed, proposed)),
-    )
+    history, pending = [t for t in shown if t.status.final], [t for t in shown if not t.status.final]
+    proposals: list[Proposal] = []
+    for wanted in [n] if definition.searcher.batched else [1] * n:
+        rng = np.random.default_rng((definition.seed, proposed + len(proposals)))
+        found = definition.searcher.suggest(problem, history, pending, wanted, rng)
+        pending += [Trial(next_number + len(proposals) + k, proposal) for k, proposal in enumerate(found)]
+        proposals += found
+    _require_contract(definition, problem, shown, proposals)
+    return [replace(p, seed=definition.seed, purpose="search") for p in proposals]
+
+
+def _require_contract(
+    definition: StudyDefinition, problem: Problem, shown: Sequence[Trial], proposals: Sequence[Proposal]
+) -> None:
+    """Raises StudyError where a searcher repeats a configuration, leaves the space or breaks a constraint."""
+    kind = definition.searcher.kind
     seen = {(t.configuration.id, t.proposal.budget) for t in shown}
     for proposal in proposals:
         key = (proposal.configuration.id, proposal.budget)
@@ -46,7 +55,6 @@ def propose(definition: StudyDefinition, trials: Sequence[Trial], next_number: i
         if not problem.allows(proposal.configuration):
             raise StudyError(f"the searcher '{kind}' broke a constraint", where=key[0])
         seen.add(key)
-    return [replace(p, seed=definition.seed, purpose="search") for p in proposals]
 
 
 def baseline_proposals(definition: StudyDefinition, trials: Iterable[Trial]) -> list[Proposal]:

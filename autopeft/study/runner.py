@@ -8,15 +8,17 @@ from typing import Literal
 
 from autopeft.errors import InputError
 from autopeft.study.definition import StudyDefinition
-from autopeft.study.driver import RunReport, TrainingStoppedError, Watch, drive
+from autopeft.study.driver import Following, RunReport, TrainingStoppedError, Watch, drive
 from autopeft.study.executors.base import Executor
 from autopeft.study.executors.choice import make_executor
 from autopeft.study.ledger import Ledger
+from autopeft.study.limits import STOP_FILE, Allowance, Terms
 from autopeft.study.planning import baseline_proposals, final_proposals, finals_of, propose, yet_to_propose
 from autopeft.study.store import TEST_OPENED, Store
 from autopeft.trial import Trial, TrialStatus
 
-ExecutorChoice = Executor | Literal["process", "inline"]
+_BY_LIMITS = ("budget", "stop file")
+ExecutorChoice = Executor | Literal["process", "inline", "ray"]
 
 
 class Runner:
@@ -35,18 +37,26 @@ class Runner:
         """Has the searcher propose, and queues what it proposed (see `Study.ask`)."""
         return self._ledger.add(propose(self._definition, self._store.trials(), self._store.next_number(), n))
 
-    def search(self, workers: int, executor: ExecutorChoice | None, watch: Watch | None) -> RunReport:
+    def search(self, workers: int, executor: ExecutorChoice | None, watch: Watch | None, terms: Terms) -> RunReport:
         """Trains baselines and search trials until the total is reached (see `Study.run`)."""
-        with_executor = self._prepared(workers, executor)
+
+        def following(free: int, running: int) -> list[Trial]:
+            return self._following(free, running, terms.synchronous)
+
+        with_executor = self._prepared(workers, executor, terms)
         try:
             self._ledger.requeue_all({"reason": "it is run again"})
             self._ledger.repeat({"reason": "it failed by what surrounds it and is tried again"})
             self._ledger.add(baseline_proposals(self._definition, self._store.trials()))
-            report = drive(self._ledger, self._following, with_executor, watch or _silent)
+            report = self._drive(following, with_executor, watch, terms)
         finally:
             if with_executor is not executor:
                 with_executor.close()
-        return replace(report, stopped="exhausted") if report.stopped == "finished" and self._missing else report
+        if report.stopped == "finished" and self._missing:
+            return replace(report, stopped="exhausted")
+        # A run that is complete has finished, whatever its limits say.
+        left = self._missing or any(t.proposal.purpose != "final" for t in self._queued())
+        return report if left or report.stopped not in _BY_LIMITS else replace(report, stopped="finished")
 
     def finals(
         self,
@@ -56,26 +66,28 @@ class Runner:
         workers: int,
         executor: ExecutorChoice | None,
         watch: Watch | None,
+        terms: Terms,
     ) -> list[Trial]:
         """Trains a trial's configuration anew with fresh seeds (see `Study.train`)."""
         chosen = self._store.trial(number)
         if chosen.proposal.purpose == "final":
             of = chosen.proposal.note.get("of")
             raise InputError(f"trial {number} is a final one itself", where="trial", cure=f"name trial {of}")
-        with_executor = self._prepared(workers, executor)
+        with_executor = self._prepared(workers, executor, terms)
         try:
             numbers = self._queue_finals(chosen, [self._definition.seed + 1 + k for k in range(seeds)], splits)
 
-            def following() -> Trial | None:
-                return next((t for t in self._queued() if t.number in numbers), None)
+            def following(free: int, running: int) -> list[Trial]:  # noqa: ARG001 - it does not matter who runs
+                return [t for t in self._queued() if t.number in numbers][:free]
 
-            report = drive(self._ledger, following, with_executor, watch or _silent)
+            report = self._drive(following, with_executor, watch, terms)
         finally:
             if with_executor is not executor:
                 with_executor.close()
-        if report.stopped in ("interrupted", "terminated"):
+        finals = [self._store.trial(n) for n in numbers]
+        if report.stopped not in ("finished", "failing") and not all(t.status.final for t in finals):
             raise TrainingStoppedError(report)
-        return [self._store.trial(n) for n in numbers]
+        return finals
 
     def _queue_finals(self, chosen: Trial, wanted: Sequence[int], splits: tuple[str, ...]) -> list[int]:
         """Queues the final trials that are missing; returns the numbers of all, one per seed."""
@@ -88,18 +100,32 @@ class Runner:
         known = finals_of(self._store.trials(), chosen.number, splits)
         return [known[seed].number for seed in wanted]
 
-    def _prepared(self, workers: int, executor: ExecutorChoice | None) -> Executor:
+    def _prepared(self, workers: int, executor: ExecutorChoice | None, terms: Terms) -> Executor:
         if isinstance(executor, Executor):
             return executor
-        threads = self._definition.setting.recipe.threads
-        return make_executor(executor or "process", self._permitted(), workers, threads)
+        threads, limits = self._definition.setting.recipe.threads, terms.limits
+        return make_executor(
+            executor or "process",
+            self._permitted(),
+            workers,
+            threads,
+            time_limit=limits.trial_seconds,
+            memory_limit=limits.trial_memory,
+        )
 
-    def _following(self) -> Trial | None:
-        """Returns the next trial of a search: what waits already, or a new proposal while the total allows."""
-        waiting = next((t for t in self._queued() if t.proposal.purpose != "final"), None)
-        if waiting is not None or self._missing == 0:
+    def _drive(self, following: Following, executor: Executor, watch: Watch | None, terms: Terms) -> RunReport:
+        if terms.trust_remote_code:
+            self._ledger.note_remote_code()
+        allowance = Allowance(terms.limits, self._ledger.spent(), self._store.folder / STOP_FILE)
+        return drive(self._ledger, following, executor, watch or _silent, terms, allowance)
+
+    def _following(self, free: int, running: int, synchronous: bool) -> list[Trial]:
+        """Returns the next trials of a search: what waits already, or new proposals while the total allows."""
+        waiting = [t for t in self._queued() if t.proposal.purpose != "final"][:free]
+        if len(waiting) == free or (synchronous and (running or waiting)):
             return waiting
-        return next(iter(self.ask(1)), None)
+        missing = self._missing
+        return waiting + (self.ask(min(free - len(waiting), missing)) if missing else [])
 
     def _queued(self) -> Iterator[Trial]:
         return (t for t in self._store.trials() if t.status is TrialStatus.QUEUED)

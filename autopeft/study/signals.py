@@ -24,10 +24,12 @@ class StopRequests:
         soon: Whether no further trial shall begin.
         now: Whether running trials shall be given up.
         terminated: Whether a SIGTERM asked.
+        count: How many requests have come.
     """
 
     def __init__(self) -> None:
         self.soon = self.now = self.terminated = False
+        self.count = 0
         self._waiting = False
         self._before: dict[signal.Signals, Any] = {}
 
@@ -59,6 +61,7 @@ class StopRequests:
             raise StopNow
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature is Python's
+        self.count += 1
         self.terminated = self.terminated or number == signal.SIGTERM
         self.now = self.now or self.soon or self.terminated
         self.soon = True

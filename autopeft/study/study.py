@@ -22,6 +22,7 @@ from autopeft.study.driver import RunReport, Watch
 from autopeft.study.folders import Damage
 from autopeft.study.front import StudyFront
 from autopeft.study.ledger import Ledger
+from autopeft.study.limits import Terms
 from autopeft.study.locations import located
 from autopeft.study.planning import counts, yet_to_propose
 from autopeft.study.runner import ExecutorChoice, Runner
@@ -309,6 +310,19 @@ class Study:
         """
         return self._ledger.tell(number, result)
 
+    def prune(self, number: int, reason: str, result: Outcome | None = None) -> Trial:
+        """Records that a trial was ended early, since going on with it did not pay; it counts, and is not run again.
+
+        Args:
+            number: A queued or running trial.
+            reason: Kept with the event.
+            result: What it had reached, for the record; a front takes completed trials only.
+
+        Raises:
+            StudyError: The trial has ended already, or the disk refuses.
+        """
+        return self._ledger.prune(number, reason, result)
+
     def begin(self, number: int) -> Job:
         """Marks a queued trial as running and returns its job."""
         return self._ledger.begin(number)
@@ -321,18 +335,21 @@ class Study:
         executor: ExecutorChoice | None = None,
         trials: int | None = None,
         progress: Watch | None = None,
+        terms: Terms = Terms(),  # noqa: B008 - a frozen value
     ) -> RunReport:
         """Trains the baselines, then search trials until their total is reached.
 
-        Ctrl-C once ends after the running trials, twice or SIGTERM at once; either way the study can be resumed. A run
-        whose first five trials fail alike is stopped. The next run tries those again, and every trial that was refused
-        by what surrounds it, such as missing data: same number, configuration and seed.
+        Ctrl-C once, or a file `stop` in the study's directory, ends it after the running trials, Ctrl-C twice at once,
+        SIGTERM after a checkpoint of the running trials; each time the study can be resumed. A run is stopped where its
+        first five trials fail alike, or later ten in a row fail. The next run tries those again, and every trial that
+        was refused by what surrounds it, such as missing data: same number, configuration and seed.
 
         Args:
             workers: Trials at once, each in a process of its own.
             executor: "process" (default), "inline", or an executor, which is left open.
             trials: New total of search trials; 20 on a study that has 13 runs 7. Never less than it has.
             progress: Called with each event and its trial.
+            terms: Budget in time, limits of one trial, checkpoints, remote code.
 
         Returns:
             How it ended; failed trials do not stop it.
@@ -343,7 +360,7 @@ class Study:
         """
         if trials is not None:
             self._ledger.redefine(self.definition.extended(max(trials, self.begun)))
-        return self._runner.search(workers, executor, progress)
+        return self._runner.search(workers, executor, progress, terms)
 
     def train(
         self,
@@ -353,6 +370,7 @@ class Study:
         workers: int = 1,
         executor: ExecutorChoice | None = None,
         progress: Watch | None = None,
+        terms: Terms = Terms(),  # noqa: B008
     ) -> list[Trial]:
         """Trains a trial's configuration anew with fresh seeds: seed + 1, seed + 2, ... of the study.
 
@@ -365,17 +383,18 @@ class Study:
             workers: Trials at once.
             executor: As for `run`.
             progress: As for `run`.
+            terms: As for `run`.
 
         Returns:
             One finished trial per seed, purpose "final", completed or failed.
 
         Raises:
             InputError: The test split is named.
-            TrainingStoppedError: Ctrl-C or SIGTERM.
+            TrainingStoppedError: Ctrl-C, SIGTERM, the stop file or a limit.
         """
         if "test" in splits:
             raise InputError("the test split is not opened by the way", where="splits", cure="call open_test")
-        return self._runner.finals(number, seeds, tuple(splits), workers, executor, progress)
+        return self._runner.finals(number, seeds, tuple(splits), workers, executor, progress, terms)
 
     def open_test(
         self,
@@ -384,12 +403,13 @@ class Study:
         workers: int = 1,
         executor: ExecutorChoice | None = None,
         progress: Watch | None = None,
+        terms: Terms = Terms(),  # noqa: B008
     ) -> list[Trial]:
         """Does what `train` does and scores the test split too; that it was opened, when and for what is recorded.
 
         Once a configuration was chosen by its test score, that score is no estimate any more; the record shows it.
         """
-        return self._runner.finals(number, seeds, (*FINAL_SPLITS, "test"), workers, executor, progress)
+        return self._runner.finals(number, seeds, (*FINAL_SPLITS, "test"), workers, executor, progress, terms)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 

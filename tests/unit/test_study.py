@@ -25,7 +25,7 @@ from autopeft.search import observations
 from autopeft.search.base import make_searcher
 from autopeft.setting import Backbone
 from autopeft.study.definition import EVALUATE, StudyDefinition, parameter_bound
-from autopeft.study.executors.base import Event, Executor, Finished, Started
+from autopeft.study.executors.base import Event, Executor, Finished, Resources, Started
 from autopeft.study.executors.inline import InlineExecutor
 from autopeft.study.executors.process import ProcessExecutor
 from autopeft.study.store import TEST_OPENED
@@ -37,6 +37,7 @@ from tests.contracts import cheap_jobs
 from tests.contracts.cheap_jobs import HERE, ROOT, ROWS, SHAPE, SOURCE
 from tests.contracts.cheap_studies import definition, table
 
+ANY = Resources()
 BASELINES = (("probe", preset("probe", SHAPE, 1e-3)), ("lora", preset("lora", SHAPE, 1e-3)))
 
 
@@ -484,20 +485,20 @@ def test_failures_that_differ_do_not_stop_a_run(path: Path) -> None:
     def differ(job: Job, report: Report = SILENT) -> Outcome:
         raise ValueError(next(kinds))
 
-    with Study.start(path, definition(trials=20)) as study:
+    with Study.start(path, definition(trials=9)) as study:
         report = study.run(executor=InlineExecutor(differ))
-        assert (report.stopped, report.failed) == ("finished", 20)
+        assert (report.stopped, report.failed) == ("finished", 9)
 
 
-def test_an_early_success_keeps_later_failures_from_stopping_a_run(path: Path) -> None:
+def test_an_early_success_keeps_a_few_later_failures_from_stopping_a_run(path: Path) -> None:
     def first_only(job: Job, report: Report = SILENT) -> Outcome:
         if job.number:
             raise ValueError("all others fail")
         return cheap_jobs.formula(job)
 
-    with Study.start(path, definition(trials=12)) as study:
+    with Study.start(path, definition(trials=10)) as study:
         report = study.run(executor=InlineExecutor(first_only))
-        assert (report.stopped, report.completed, report.failed) == ("finished", 1, 11)
+        assert (report.stopped, report.completed, report.failed) == ("finished", 1, 9)
 
 
 def test_inline_and_processes_give_one_table(tmp_path: Path) -> None:
@@ -529,7 +530,7 @@ class Reordering(Executor):
         self.jobs: list[Job] = []
         self.full = 0
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job, resources: Resources = ANY) -> None:
         self.jobs.append(job)
         self.full += len(self.jobs) == 2
 

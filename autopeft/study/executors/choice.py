@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from autopeft.errors import InputError, nearest
-from autopeft.study.executors.base import Executor
+from autopeft.study.executors.base import Device, Executor
 from autopeft.study.executors.inline import InlineExecutor
 from autopeft.study.executors.process import ProcessExecutor
 
 
-def make_executor(name: str, evaluate: str, workers: int, threads: int) -> Executor:
+def make_executor(
+    name: str,
+    evaluate: str,
+    workers: int,
+    threads: int,
+    *,
+    time_limit: float | None = None,
+    memory_limit: int | None = None,
+    devices: Sequence[Device] = (),
+    address: str | None = None,
+) -> Executor:
     """Returns an executor.
 
     Args:
@@ -23,7 +35,7 @@ def make_executor(name: str, evaluate: str, workers: int, threads: int) -> Execu
     if workers < 1:
         raise InputError(f"{workers} workers can run nothing", where="workers", cure="use 1 or more")
     if name == "process":
-        return ProcessExecutor(evaluate, workers, threads)
+        return ProcessExecutor(evaluate, workers, threads, time_limit, memory_limit, devices=devices)
     if name != "inline":
         raise InputError(f"unknown executor '{name}'", where="executor", cure=nearest(name, ("process", "inline")))
     if workers > 1:

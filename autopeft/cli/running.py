@@ -1,0 +1,76 @@
+"""How a search is run, from its settings: limits, executor, devices. None of it is part of what the study is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autopeft.cli.settings import SearchSettings
+    from autopeft.study.executors.base import Device, Executor
+    from autopeft.study.limits import Terms
+    from autopeft.study.study import Study
+
+HOW = (
+    "workers",
+    "executor",
+    "address",
+    "devices",
+    "budget",
+    "budget_cost",
+    "time_limit",
+    "memory_limit",
+    "checkpoint_every",
+    "synchronous",
+)
+"""Keys of `search` that may differ from one run of a study to the next."""
+
+
+def terms_of(search: SearchSettings, trust_remote_code: bool) -> Terms:
+    """Returns the terms of a run; raises InputError for a duration or size that is none."""
+    from autopeft.quantities import bytes_of, seconds_of
+    from autopeft.study.limits import Limits, Terms
+
+    def seconds(name: str) -> float | None:
+        value = getattr(search, name)
+        return None if value is None else seconds_of(value, f"search.{name}")
+
+    limits = Limits(
+        seconds("budget"),
+        seconds("budget_cost"),
+        seconds("time_limit"),
+        None if search.memory_limit is None else bytes_of(search.memory_limit, "search.memory_limit"),
+    )
+    every = seconds_of(search.checkpoint_every, "search.checkpoint_every")
+    return Terms(limits, checkpoint_seconds=every, trust_remote_code=trust_remote_code, synchronous=search.synchronous)
+
+
+def devices_of(search: SearchSettings) -> tuple[Device, ...]:
+    """Returns the declared devices, written "0" or "0:80GB"; raises InputError for a name given twice."""
+    from autopeft.errors import InputError
+    from autopeft.quantities import bytes_of
+    from autopeft.study.executors.base import Device
+
+    found = []
+    for text in search.devices:
+        name, _, memory = str(text).partition(":")
+        found.append(Device(name.strip(), bytes_of(memory, "search.devices") if memory else 0))
+    names = [device.name for device in found]
+    if len(set(names)) < len(names) or not all(names):
+        raise InputError(f"the devices {names} repeat or lack a name", where="search.devices", cure="write 0,1")
+    return tuple(found)
+
+
+def executor_of(study: Study, search: SearchSettings, terms: Terms) -> Executor:
+    """Returns the executor a search asks for; the caller closes it."""
+    from autopeft.study.executors.choice import make_executor
+
+    return make_executor(
+        search.executor,
+        study.evaluate,
+        search.workers,
+        study.definition.setting.recipe.threads,
+        time_limit=terms.limits.trial_seconds,
+        memory_limit=terms.limits.trial_memory,
+        devices=devices_of(search),
+        address=search.address,
+    )

@@ -1,0 +1,109 @@
+"""When a run ends before its total of trials, and on what terms a trial is run. Torch-free."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from autopeft.configuration import Configuration
+from autopeft.errors import InputError
+from autopeft.study.executors.base import Resources
+
+STOP_FILE = "stop"
+"""A file of this name in the study's directory ends the run that is going on, and keeps the next from beginning."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a run may take; None where there is no limit.
+
+    Attributes:
+        seconds: Wall time of the run. Once it is over no trial begins; those that run are finished, so it is exceeded
+            by one trial at most.
+        worker_seconds: Time that workers spend on trials, all workers added and earlier runs of the study included:
+            what a bill for machines counts. Honoured in the same way.
+        trial_seconds: Wall time of one attempt at a trial; it is killed then, and failed as "timed_out".
+        trial_memory: Bytes one worker may hold; a trial that exceeds it fails as "out_of_memory".
+
+    Raises:
+        InputError: A limit is not above 0.
+
+    Example:
+        >>> Limits(seconds=7200.0).worker_seconds is None
+        True
+    """
+
+    seconds: float | None = None
+    worker_seconds: float | None = None
+    trial_seconds: float | None = None
+    trial_memory: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not value > 0:
+                raise InputError(f"{value} allows nothing", where=name, cure="give a number above 0, or None")
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On what terms trials are run.
+
+    Attributes:
+        limits: When to stop.
+        checkpoint_seconds: Wall seconds between two checkpoints of a trial.
+        grace_seconds: Wall seconds that running trials get for a checkpoint after SIGTERM; machines that are taken
+            away give 30 seconds or more.
+        trust_remote_code: Whether code that comes with the backbone may run.
+        resources: What a trial needs, or a function of its configuration that says so.
+        synchronous: Whether proposals are made for all workers at once, when all of them are free: then the trials do
+            not depend on which worker was faster, and workers wait for each other.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    checkpoint_seconds: float = 60.0
+    grace_seconds: float = 10.0
+    trust_remote_code: bool = False
+    resources: Resources | Callable[[Configuration], Resources] = field(default_factory=Resources)
+    synchronous: bool = False
+
+    def needed(self, configuration: Configuration) -> Resources:
+        """Returns the resources of a trial of a configuration."""
+        return self.resources if isinstance(self.resources, Resources) else self.resources(configuration)
+
+
+class Allowance:
+    """What is left of the limits while a run goes on, by the monotonic clock: a clock that is set changes nothing.
+
+    Args:
+        limits: The limits.
+        spent: Worker-seconds of earlier runs.
+        stop_file: Where the wish to stop may appear.
+    """
+
+    def __init__(self, limits: Limits, spent: float, stop_file: Path) -> None:
+        self._limits, self._spent, self._stop_file = limits, spent, stop_file
+        self._began = time.monotonic()
+        self._since: dict[int, float] = {}
+
+    def begin(self, number: int) -> None:
+        """Counts the time of a trial from now."""
+        self._since[number] = time.monotonic()
+
+    def end(self, number: int) -> float:
+        """Ends the count of a trial; returns its seconds."""
+        seconds = time.monotonic() - self._since.pop(number, time.monotonic())
+        self._spent += seconds
+        return seconds
+
+    def over(self) -> Literal["budget", "stop file"] | None:
+        """Says why no further trial shall begin, or None."""
+        if self._stop_file.exists():
+            return "stop file"
+        now, limits = time.monotonic(), self._limits
+        running = sum(now - since for since in self._since.values())
+        past = limits.seconds is not None and now - self._began >= limits.seconds
+        paid = limits.worker_seconds is not None and self._spent + running >= limits.worker_seconds
+        return "budget" if past or paid else None

@@ -1,0 +1,365 @@
+"""When a run ends, what it keeps of running trials, and on what terms trials are run. Jobs are cheap and real."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autopeft.configuration import Configuration
+from autopeft.errors import InputError, TrainingError
+from autopeft.job import SILENT, Job, Outcome, Report
+from autopeft.study.executors.base import Event, Executor, Failed, Finished, Lost, Progress, Resources, Started
+from autopeft.study.executors.inline import InlineExecutor
+from autopeft.study.failing import FAILING, FAILING_LATER
+from autopeft.study.ledger import REMOTE_CODE
+from autopeft.study.limits import STOP_FILE, Limits, Terms
+from autopeft.study.study import Study
+from autopeft.trial import Cost, Failure, FailureKind, Trial, TrialStatus
+from tests.contracts import cheap_jobs, stepwise_jobs
+from tests.contracts.cheap_studies import definition, table
+from tests.contracts.stepwise_jobs import STEPS, steps_logged
+
+STEPWISE = stepwise_jobs.HERE
+ANY = Resources()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "study"
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CHEAP_JOBS_LOG", str(tmp_path / "log"))
+    return tmp_path / "log"
+
+
+class Clock:
+    """Stands for `time.monotonic`: each trial of `Timed` takes a stated time on it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Timed(Executor):
+    """Runs jobs one after the other; each takes ten seconds of the clock."""
+
+    capacity = 1
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._jobs: list[Job] = []
+        self.asked: list[Resources] = []
+
+    def submit(self, job: Job, resources: Resources = ANY) -> None:
+        self._jobs.append(job)
+        self.asked.append(resources)
+
+    def poll(self, timeout: float) -> list[Event]:
+        job = self._jobs.pop(0)
+        self._clock.now += 10.0
+        return [Started(job.number), Finished(job.number, cheap_jobs.formula(job))]
+
+    def kill(self, number: int) -> None:
+        self._jobs = [job for job in self._jobs if job.number != number]
+
+    def close(self) -> None:
+        self._jobs.clear()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    made = Clock()
+    monkeypatch.setattr("autopeft.study.limits.time.monotonic", made)
+    yield made
+    monkeypatch.undo()
+
+
+# -- budgets --
+
+
+def test_a_run_begins_no_trial_after_its_time(path: Path, clock: Clock) -> None:
+    # Trials begin at 0, 10, 20 and end at 30 s: a budget of 25 s is exceeded by less than one trial.
+    with Study.start(path, definition(trials=9)) as study:
+        report = study.run(executor=Timed(clock), terms=Terms(Limits(seconds=25.0)))
+        assert (report.stopped, report.completed, report.exit_code) == ("budget", 3, 0)
+        assert study.missing == 6
+        # The time is that of the run: the next one has its own.
+        assert study.run(executor=Timed(clock), terms=Terms(Limits(seconds=25.0))).completed == 3
+
+
+def test_the_time_of_workers_is_that_of_the_study(path: Path, clock: Clock) -> None:
+    with Study.start(path, definition(trials=9)) as study:
+        assert study.run(executor=Timed(clock), trials=2).stopped == "finished"
+    with Study.start(path, definition(trials=9)) as study:  # 20 s are spent
+        report = study.run(executor=Timed(clock), terms=Terms(Limits(worker_seconds=45.0)))
+        assert (report.stopped, report.completed) == ("budget", 3)
+        assert study.run(executor=Timed(clock), terms=Terms(Limits(worker_seconds=45.0))).completed == 0
+
+
+def test_lost_attempts_are_paid_for(path: Path, clock: Clock) -> None:
+    class Vanishing(Timed):
+        def poll(self, timeout: float) -> list[Event]:
+            done = super().poll(timeout)
+            first = done[0].number == 0 and not seen
+            seen.append(done[0].number)
+            return [done[0], Lost(0, "the machine was taken away")] if first else done
+
+    seen: list[int] = []
+    with Study.start(path, definition(trials=9)) as study:
+        study.run(executor=Vanishing(clock), terms=Terms(Limits(worker_seconds=25.0)))
+        assert seen == [0, 0, 1]
+
+
+def test_a_run_that_is_complete_has_finished_whatever_its_limits_say(path: Path, clock: Clock) -> None:
+    with Study.start(path, definition(trials=2)) as study:
+        assert study.run(executor=Timed(clock), terms=Terms(Limits(seconds=15.0))).stopped == "finished"
+        assert study.run(executor=Timed(clock), terms=Terms(Limits(seconds=1e-9))).stopped == "finished"
+
+
+@pytest.mark.parametrize("name", ["seconds", "worker_seconds", "trial_seconds", "trial_memory"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_a_limit_that_allows_nothing_is_refused(name: str, value: int) -> None:
+    with pytest.raises(InputError, match="allows nothing"):
+        Limits(**{name: value})
+
+
+def test_setting_the_clock_changes_no_budget(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jumps = iter([-1e9, 1e9] * 100)
+    real = time.time
+    monkeypatch.setattr("time.time", lambda: real() + next(jumps))
+    with Study.start(path, definition(trials=4)) as study:
+        report = study.run(executor="inline", terms=Terms(Limits(seconds=3600.0, worker_seconds=3600.0)))
+        assert (report.stopped, report.completed) == ("finished", 4)
+
+
+# -- the stop file --
+
+
+def test_a_stop_file_ends_a_run_after_its_running_trials_and_stays(path: Path) -> None:
+    def touch(event: Event, trial: Trial) -> None:
+        if trial.number == 1:
+            (path / STOP_FILE).touch()
+
+    with Study.start(path, definition(trials=5)) as study:
+        report = study.run(executor="inline", progress=touch)
+        assert (report.stopped, report.completed, report.exit_code) == ("stop file", 2, 0)
+        assert study.run(executor="inline").stopped == "stop file"
+        (path / STOP_FILE).unlink()
+        assert study.run(executor="inline").stopped == "finished"
+
+
+# -- failures in a row --
+
+
+def failing(kind: FailureKind, first: int) -> InlineExecutor:
+    def evaluate(job: Job, report: Report = SILENT) -> Outcome:
+        if job.number >= first:
+            raise TrainingError("abcdefghijklmnopqrstuvwxyz"[job.number % 26], kind=kind)
+        return cheap_jobs.formula(job)
+
+    return InlineExecutor(evaluate)
+
+
+def test_ten_failures_in_a_row_stop_a_run_with_the_first_error(path: Path) -> None:
+    with Study.start(path, definition(trials=30)) as study:
+        report = study.run(executor=failing("error", first=3))
+        assert (report.stopped, report.completed, report.failed, report.row) == ("failing", 3, 10, FAILING_LATER)
+        assert report.failure == study.trial(3).failure
+        assert [t.number for t in study.repeatable] == list(range(3, 13))
+        assert study.run(executor="inline").completed == 27
+        assert study.begun == 30
+
+
+def test_failures_of_trials_that_did_train_do_not_stop_a_run(path: Path) -> None:
+    with Study.start(path, definition(trials=16)) as study:
+        report = study.run(executor=failing("nan", first=1))
+        assert (report.stopped, report.failed) == ("finished", 15)
+
+
+def test_five_that_fail_alike_from_the_start_stop_a_run(path: Path) -> None:
+    with Study.start(path, definition("raise_error", trials=16)) as study:
+        assert study.run(executor="inline").row == FAILING
+
+
+# -- pruned --
+
+
+def test_a_pruned_trial_is_final_and_says_why(path: Path) -> None:
+    with Study.start(path, definition(trials=2)) as study:
+        (trial,) = study.ask()
+        study.begin(trial.number)
+        reached = Outcome({"quality": 0.1}, Cost(1.0, 2.0, 3))
+        pruned = study.prune(trial.number, "it is dominated", reached)
+        assert (pruned.status, pruned.objectives["quality"], pruned.failure) == (TrialStatus.PRUNED, 0.1, None)
+        assert study.events[-1].detail["reason"] == "it is dominated"
+        assert [t.number for t in study.front] == []
+        assert study.run(executor="inline").completed == 1
+    with Study.open(path, readonly=True) as study:
+        assert study.trial(trial.number) == pruned
+
+
+# -- what a trial keeps --
+
+
+def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(path: Path, log: Path) -> None:
+    with Study.start(path, definition(trials=1, evaluate=f"{STEPWISE}:killed_midway")) as study:
+        assert study.run().completed == 1
+        assert study.trial(0).detail["began"] == STEPS // 2
+        assert not (path / "checkpoints" / "0000").exists()
+    assert steps_logged(log) == {0: list(range(STEPS))}
+
+
+def test_a_terminated_run_hands_over_checkpoints_and_the_next_goes_on_from_them(path: Path, log: Path) -> None:
+    def terminate(event: Event, trial: Trial) -> None:
+        if isinstance(event, Started):
+            began.append(trial.number)
+            if len(began) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    began: list[int] = []
+    with Study.start(path, definition(trials=2, evaluate=f"{STEPWISE}:patient")) as study:
+        report = study.run(workers=2, progress=terminate)
+        assert (report.stopped, report.exit_code, report.completed) == ("terminated", 143, 0)
+        assert {t.status for t in study.trials} == {TrialStatus.INTERRUPTED}
+        assert {e.detail["reason"] for e in study.events if e.kind == "interrupted"} == {"SIGTERM"}
+    with Study.open(path, trust_evaluate=True) as study:
+        assert study.run(workers=2).completed == 2  # `patient` would wait for ever without its checkpoint
+
+
+def test_a_second_signal_ends_the_grace(path: Path, log: Path) -> None:
+    def terminate(event: Event, trial: Trial) -> None:
+        if isinstance(event, Started):
+            os.kill(os.getpid(), signal.SIGTERM)
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    with Study.start(path, definition("hang", trials=1)) as study:
+        report = study.run(progress=terminate, terms=Terms(grace_seconds=600.0))  # far beyond any limit of a test
+        assert report.stopped == "terminated"
+        assert study.trial(0).status is TrialStatus.INTERRUPTED
+
+
+def test_what_a_failed_trial_used_is_kept(path: Path) -> None:
+    class Costly(Timed):
+        def poll(self, timeout: float) -> list[Event]:
+            job = self._jobs.pop(0)
+            return [Started(job.number), Failed(job.number, Failure("timed_out", "too long"), Cost(1.0, 2.0, 3))]
+
+    with Study.start(path, definition(trials=1)) as study:
+        study.run(executor=Costly(Clock()))
+        assert study.trial(0).cost == Cost(1.0, 2.0, 3)
+
+
+# -- terms --
+
+
+def test_jobs_carry_the_terms_and_the_run_that_allows_remote_code_is_recorded(path: Path) -> None:
+    def note(job: Job, report: Report = SILENT) -> Outcome:
+        seen.append((job.checkpoint_seconds, job.trust_remote_code))
+        return cheap_jobs.formula(job)
+
+    seen: list[tuple[float, bool]] = []
+    with Study.start(path, definition(trials=2)) as study:
+        study.run(executor=InlineExecutor(note), trials=1)
+        assert not [e for e in study.events if e.kind == REMOTE_CODE]
+        study.run(executor=InlineExecutor(note), terms=Terms(checkpoint_seconds=5.0, trust_remote_code=True), trials=2)
+        (allowed,) = [e for e in study.events if e.kind == REMOTE_CODE]
+        assert allowed.detail == {"backbone": "small-bert"}
+    assert seen == [(60.0, False), (5.0, True)]
+
+
+def test_each_trial_gets_the_resources_of_its_configuration(path: Path) -> None:
+    def needed(configuration: Configuration) -> Resources:
+        return Resources(memory=len(configuration.placements))
+
+    executor = Timed(Clock())
+    with Study.start(path, definition(trials=4)) as study:
+        study.run(executor=executor, terms=Terms(resources=needed))
+        assert [r.memory for r in executor.asked] == [len(t.configuration.placements) for t in study.trials]
+
+
+class Two(Executor):
+    """Two places; which of two jobs ends first is told by `order`."""
+
+    capacity = 2
+
+    def __init__(self, last_first: bool) -> None:
+        self._last_first = last_first
+        self._jobs: list[Job] = []
+
+    def submit(self, job: Job, resources: Resources = ANY) -> None:
+        self._jobs.append(job)
+
+    def poll(self, timeout: float) -> list[Event]:
+        job = self._jobs.pop(-1 if self._last_first else 0)
+        return [Started(job.number), Progress(job.number, "on"), Finished(job.number, cheap_jobs.formula(job))]
+
+    def kill(self, number: int) -> None:
+        self._jobs = [job for job in self._jobs if job.number != number]
+
+    def close(self) -> None:
+        self._jobs.clear()
+
+
+def tables(tmp_path: Path, **changes: Any) -> list[list[dict[str, Any]]]:
+    """The trials of one study run with the two orders of ending."""
+    found = []
+    synchronous = changes.pop("synchronous")
+    for last_first in (False, True):
+        with Study.start(tmp_path / str(last_first), definition(trials=16, **changes)) as study:
+            study.run(executor=Two(last_first), terms=Terms(synchronous=synchronous))
+            found.append(table(study.trials))
+    return found
+
+
+def test_synchronous_proposals_do_not_depend_on_which_worker_is_faster(tmp_path: Path) -> None:
+    first, second = tables(tmp_path, searcher=bayes(), synchronous=True)
+    assert first == second
+
+
+def test_asynchronous_ones_may(tmp_path: Path) -> None:
+    first, second = tables(tmp_path, searcher=bayes(), synchronous=False)
+    assert first != second  # else the test above would show nothing
+
+
+def test_random_proposals_never_depend_on_it(tmp_path: Path) -> None:
+    first, second = tables(tmp_path, synchronous=False)
+    assert first == second
+
+
+def test_random_proposals_do_not_depend_on_how_many_are_wanted_at_once(tmp_path: Path) -> None:
+    with (
+        Study.start(tmp_path / "one", definition(trials=6)) as one,
+        Study.start(tmp_path / "all", definition(trials=6)) as together,
+    ):
+        single = [one.ask()[0].configuration for _ in range(6)]
+        assert single == [t.configuration for t in together.ask(6)]
+
+
+def bayes() -> Any:
+    from autopeft.search.bayes import BayesSearch
+
+    return BayesSearch(initial=4, pool=64, draws=4, steps=2)
+
+
+def test_a_worker_process_reports_progress_while_it_runs(path: Path, log: Path) -> None:
+    messages: list[str] = []
+
+    def note(event: Event, trial: Trial) -> None:
+        if isinstance(event, Progress):
+            messages.append(event.message)
+            assert trial.status is TrialStatus.RUNNING
+
+    with Study.start(path, definition(trials=1, evaluate=f"{STEPWISE}:stepwise")) as study:
+        study.run(progress=note)
+    assert messages == [f"step {k}/{STEPS}" for k in range(1, STEPS + 1)]
