@@ -30,7 +30,10 @@ def _row(name: str, *patterns: str, torch_free: bool) -> Row:
     return Row(name, patterns or (f"autopeft.{name}", f"autopeft.{name}.*"), torch_free)
 
 
-FREE = "errors archives redaction untrusted shapes families modules configuration presets spaces trial pareto search heads tasks setting job study"
+FREE = (
+    "errors archives redaction untrusted quantities shapes families modules configuration presets spaces trial pareto "
+    "search heads tasks setting job study"
+)
 # The torch side of modules and heads: below their specifications, which the driver reads, and above the backbones.
 TORCH_SIDE = ("autopeft.modules.*.layer", "autopeft.modules.layers", "autopeft.modules.build", "autopeft.heads.layer")
 ROWS = (
@@ -241,14 +244,16 @@ def unsafe(sources: Sources) -> list[str]:
         imported = imports_of(source, sources)
         found += [f"{module}:{item.line} imports {item.name}" for item in imported if among(item.name, PICKLES)]
         tree = ast.parse(source)
-        names = _names(tree)
+        names, called = _names(tree), {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         for node in ast.walk(tree):
             found += [f"{module}:{node.lineno} {reason}" for reason in _unsafe(node, names)]  # type: ignore[attr-defined]
+            if isinstance(node, ast.Name | ast.Attribute) and id(node) not in called:
+                found += [f"{module}:{node.lineno} passes torch.load on"] * (_resolved(node, names) == "torch.load")
     return found
 
 
 def _names(tree: ast.AST) -> dict[str, str]:
-    """Returns what the names of a module stand for: of `import a.b as c`, `from a import b as c` and `c = a.b`."""
+    """Returns what the names of a module stand for: those of `import a.b as c` and of `from a import b as c`."""
     found: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -257,11 +262,6 @@ def _names(tree: ast.AST) -> dict[str, str]:
             }
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-            name = dotted(node.value)
-            if name.split(".")[0] in found and "." in f"{found[name.split('.')[0]]}{name}":
-                found.setdefault(node.targets[0].id, _resolved(node.value, found))
     return found
 
 
