@@ -19,7 +19,8 @@ def run(folder: StudyFolder, as_json: Json = False) -> None:
         trials, definition = study.trials, study.definition
         searched = [t for t in trials if t.proposal.purpose == "search"]
         states = {str(state): sum(t.status is state for t in trials) for state in TrialStatus}
-        finished = sum(t.status.final for t in searched)
+        again = {t.number for t in study.repeatable}
+        finished = sum(t.status.final and t.number not in again for t in searched)
         completed = [t for t in searched if t.status is TrialStatus.COMPLETED]
         front = study.front.trials
         left = max(0, definition.trials - finished)
@@ -32,6 +33,7 @@ def run(folder: StudyFolder, as_json: Json = False) -> None:
             "finished": finished,
             "baselines": sum(t.status.final for t in study.baselines),
             "states": states,
+            "repeatable": len(again),
             "best": front[0].number if front else None,
             "quality": front[0].objectives["quality"] if front else None,
             "front": [t.number for t in front],
@@ -48,7 +50,8 @@ def run(folder: StudyFolder, as_json: Json = False) -> None:
         f"study {folder}",
         {
             "trials": f"{finished} of {definition.trials} search trials finished",
-            "states": f"{running or 'none yet'} (baselines and final runs included)",
+            "states": f"{running or 'none yet'} (baselines and final runs included)"
+            + (f"; {value['repeatable']} failed will be run again" if value["repeatable"] else ""),
             "best": f"trial {front[0].number}: {definition.setting.task['metric']} "
             f"{quality(front[0].objectives['quality'], 4)} with {parameters(front[0].objectives['parameters'], total)}"
             if front
