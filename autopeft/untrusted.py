@@ -1,4 +1,4 @@
-"""JSON that a stranger may have written: read within bounds, so that it is refused in plain words or is plain data.
+"""JSON and text that a stranger may have written: read within bounds and shown as what it is.
 
 Torch-free. A file that passes holds finite numbers below 2^63, text that UTF-8 can write, and no deep nesting: what
 is done with it afterwards needs no defence against them.
@@ -86,6 +86,21 @@ def require_plain(value: Any) -> None:
             return
         level = below
     raise ValueError("it is nested too deeply")
+
+
+def visible(text: str) -> str:
+    r"""Returns a text without what a terminal obeys: control characters are spelled out, as are halves of characters.
+
+    Line ends and tabs stay.
+
+    Example:
+        >>> visible("a\x1b[2Jb")
+        'a\\x1b[2Jb'
+    """
+    if text.isprintable():
+        return text
+    spaces = "\n\t\u00a0\u3000"  # these are not printable to Python, and harmless
+    return "".join(c if c.isprintable() or c in spaces else ascii(c)[1:-1] for c in text)
 
 
 def _constant(text: str) -> float:

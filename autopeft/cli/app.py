@@ -25,6 +25,7 @@ from autopeft.cli import (
     validate,
 )
 from autopeft.errors import AutoPeftError
+from autopeft.untrusted import visible
 from autopeft.version import __version__
 
 TRACEBACK = "AUTOPEFT_TRACEBACK"
@@ -44,7 +45,7 @@ class Verbs(TyperGroup):
         except AutoPeftError as error:
             if os.environ.get(TRACEBACK, "") not in ("", "0"):
                 raise
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(f"error: {visible(str(error))}", err=True)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             typer.echo("stopped; the same command goes on", err=True)

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from autopeft.report.numbers import count, duration, percent
 from autopeft.trial import Trial, TrialStatus
+from autopeft.untrusted import visible
 
 WIDE = 200
 """Columns of a table that goes to a file or a pipe, where nothing shall be cut."""
@@ -30,8 +31,8 @@ def console(stderr: bool = False) -> Console:
 
 
 def say(text: str, stderr: bool = False) -> None:
-    """Prints a line as it is."""
-    typer.echo(text, err=stderr)
+    """Prints a line; what a terminal would obey is shown instead."""
+    typer.echo(visible(text), err=stderr)
 
 
 def print_json(value: Any) -> None:
@@ -46,7 +47,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         right = name.endswith(">")
         made.add_column(name.removesuffix(">"), justify="right" if right else "left", no_wrap=right)
     for row in rows:
-        made.add_row(*(Text(cell) for cell in row))
+        made.add_row(*(Text(visible(cell)) for cell in row))
     console().print(made, soft_wrap=False)
 
 
@@ -130,10 +131,10 @@ class Lines:
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
         if self._bar.disable:
-            typer.echo(line)
+            typer.echo(visible(line))
             sys.stdout.flush()
         else:
-            self._bar.console.print(Text(line), soft_wrap=True)
+            self._bar.console.print(Text(visible(line)), soft_wrap=True)
 
     def left(self) -> float:
         """Returns an estimate of the seconds left: the pace so far, carried on."""
