@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import math
+import mmap
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -20,7 +22,7 @@ from typing import Any
 from autopeft.configuration import Configuration, Training
 from autopeft.errors import TrainingError
 from autopeft.families import shape_of
-from autopeft.job import SILENT, Job, Outcome, Report
+from autopeft.job import SILENT, Job, JobStopped, Outcome, Report
 from autopeft.setting import Backbone, Setting
 from autopeft.tasks.base import TaskSource
 from autopeft.trial import Budget, Cost
@@ -91,6 +93,51 @@ def log(line: str) -> None:
             stream.write(line + "\n")
 
 
+def reports(job: Job, report: Report = SILENT) -> Outcome:
+    """Three steps, each with a line and a checkpoint that goes from one to many messages of a pipe in size."""
+    for step in range(3):
+        report.progress(f"step {step}")
+        report.checkpoint({"step": str(step).encode(), "weights/all": bytes(1000**step)})
+    return formula(job)
+
+
+def until_stopped(job: Job, report: Report = SILENT) -> Outcome:
+    """Counts from where its checkpoint is; without one it counts until it is asked to stop."""
+    step = int(job.checkpoint.get("step", b"0"))
+    deadline = time.monotonic() + 60.0
+    while not job.checkpoint and time.monotonic() < deadline:
+        step += 1
+        report.progress(f"step {step}")
+        if report.stopping:
+            report.checkpoint({"step": str(step).encode()})
+            raise JobStopped
+        time.sleep(0.005)
+    return replace(formula(job), detail={"step": step})
+
+
+def mixed(job: Job, report: Report = SILENT) -> Outcome:
+    """By its number: silent success, success with reports, an error, no memory, no outcome."""
+    kinds = (formula, reports, raise_error, raise_memory_error, return_nothing)
+    return kinds[job.number % len(kinds)](job, report)
+
+
+def meet(job: Job, report: Report = SILENT) -> Outcome:
+    """Ends once as many jobs as CHEAP_JOBS_MEET says have begun; tells its devices and its process."""
+    log(f"{job.number} {os.getpid()}")
+    deadline = time.monotonic() + 60.0
+    path = Path(os.environ["CHEAP_JOBS_LOG"])
+    while len(path.read_text().splitlines()) < int(os.environ["CHEAP_JOBS_MEET"]):
+        if time.monotonic() > deadline:
+            raise TimeoutError("the others did not begin")
+        time.sleep(0.01)
+    return devices(job)
+
+
+def devices(job: Job, report: Report = SILENT) -> Outcome:
+    """Tells what its process may see of the accelerators, and its process."""
+    return replace(formula(job), detail={"devices": os.environ.get("CUDA_VISIBLE_DEVICES"), "process": os.getpid()})
+
+
 def hang(job: Job, report: Report = SILENT) -> Outcome:
     """Sleeps without end where no Python signal handler would be run, and says that it began."""
     log(f"{job.number} {job.configuration.id} {os.getpid()}")
@@ -114,6 +161,53 @@ def allocate(job: Job, report: Report = SILENT) -> Outcome:
     """Asks for 64 GiB."""
     bytearray(1 << 36)
     return formula(job)
+
+
+def share_memory(job: Job, report: Report = SILENT) -> Outcome:
+    """Takes 128 MiB that do not count as data, and keeps them for a minute."""
+    with mmap.mmap(-1, 128 << 20) as shared:
+        for _ in range(128):
+            shared.write(b"x" * (1 << 20))
+        time.sleep(60.0)
+    return formula(job)
+
+
+KEPT: list[bytes] = []
+
+
+def leak(job: Job, report: Report = SILENT) -> Outcome:
+    """Keeps 300 MiB from the second job of its process on; tells its process."""
+    KEPT.append(b"x" * ((300 << 20) if KEPT else 1))
+    return replace(formula(job), detail={"process": os.getpid()})
+
+
+def outgrow(job: Job, report: Report = SILENT) -> Outcome:
+    """Takes 1 GiB."""
+    KEPT.append(b"x" * (1 << 30))
+    return formula(job)
+
+
+def stand_still(job: Job, report: Report = SILENT) -> Outcome:
+    """Is stopped as by a debugger: no thread of its process runs any more."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return formula(job)
+
+
+def hang_with_a_child(job: Job, report: Report = SILENT) -> Outcome:
+    """Starts a process that outlives it, names it in the log, and hangs."""
+    child = subprocess.Popen(["sleep", "600"])
+    log(f"{job.number} {os.getpid()} {child.pid}")
+    time.sleep(600)
+    return formula(job)
+
+
+def leave_a_child(job: Job, report: Report = SILENT) -> Outcome:
+    """Crashes and leaves a process that has inherited all its files."""
+    child = os.fork()
+    if child == 0:
+        time.sleep(600)
+    log(f"{job.number} {os.getpid()} {child}")
+    os._exit(3)
 
 
 def leave(job: Job, report: Report = SILENT) -> Outcome:

@@ -1,25 +1,34 @@
-"""The contract of an executor, over every executor; and what only processes can promise."""
+"""The contract of an executor, over every executor.
+
+An executor joins by one line in `EXECUTORS`. No test here assumes that there are processes, pipes or a shared disk;
+what only some executors promise is tested beside them.
+"""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
-from autopeft.study.executors.base import Event, Executor, Failed, Finished, Lost, Started
+from autopeft.study.executors.base import (
+    Checkpoint,
+    Event,
+    Executor,
+    Failed,
+    Finished,
+    Heartbeat,
+    Lost,
+    Progress,
+    Resources,
+    Started,
+)
 from autopeft.study.executors.inline import InlineExecutor
 from autopeft.study.executors.process import ProcessExecutor
-from autopeft.trial import Failure
 from tests.contracts import cheap_jobs
-from tests.contracts.cheap_jobs import HERE, ROOT, some_job
+from tests.contracts.cheap_jobs import HERE, some_job
+from tests.contracts.polling import collect, ending, failure, poll_for, result
 
-PATIENCE = 60.0  # seconds after which a test gives up; no test measures time
 EXECUTORS: dict[str, Callable[[str], Executor]] = {
     "inline": lambda job: InlineExecutor(f"{HERE}:{job}"),
     "process": lambda job: ProcessExecutor(f"{HERE}:{job}", workers=2, threads=1),
@@ -32,12 +41,10 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
     yield from _closing(EXECUTORS[request.param])
 
 
-@pytest.fixture
-def processes() -> Iterator[Make]:
-    def start(job: str, workers: int = 1, **options: float) -> Executor:
-        return ProcessExecutor(f"{HERE}:{job}", workers, **options)  # type: ignore[arg-type]
-
-    yield from _closing(start)
+@pytest.fixture(params=[name for name in EXECUTORS if name != "inline"])
+def make_elsewhere(request: pytest.FixtureRequest) -> Iterator[Make]:
+    """Only those whose jobs run while the driver does something else."""
+    yield from _closing(EXECUTORS[request.param])
 
 
 def _closing(factory: Make) -> Iterator[Make]:
@@ -50,46 +57,6 @@ def _closing(factory: Make) -> Iterator[Make]:
     yield start
     for executor in made:
         executor.close()
-
-
-def collect(executor: Executor, endings: int) -> list[Event]:
-    """Polls until that many jobs have ended."""
-    events: list[Event] = []
-    deadline = time.monotonic() + PATIENCE
-    while sum(isinstance(e, Finished | Failed | Lost) for e in events) < endings:
-        assert time.monotonic() < deadline, f"only {events}"
-        events += executor.poll(0.1)
-    return events
-
-
-def ending(executor: Executor) -> Event:
-    return collect(executor, 1)[-1]
-
-
-def failure(executor: Executor) -> tuple[str, str]:
-    executor.submit(some_job())
-    event = ending(executor)
-    assert isinstance(event, Failed), event
-    return event.failure.kind, event.failure.message
-
-
-def alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    state = Path(f"/proc/{process}/stat")
-    return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-# -- every executor --
 
 
 def test_a_job_starts_and_ends_once_with_its_outcome(make: Make) -> None:
@@ -154,9 +121,7 @@ def test_it_works_on_after_a_failure(make: Make) -> None:
 def test_a_killed_job_reports_nothing_more_and_others_go_on(make: Make) -> None:
     executor = make("slow")
     executor.submit(some_job(0))
-    events: list[Event] = []
-    while not any(isinstance(e, Started) for e in events):
-        events += executor.poll(0.1)
+    poll_for(executor, Started)
     executor.submit(some_job(1))
     executor.submit(some_job(2))
     executor.kill(0)
@@ -174,134 +139,110 @@ def test_closing_twice_is_safe(make: Make) -> None:
     assert executor.poll(0.0) == []
 
 
-# -- processes --
+def of(events: list[Event], number: int) -> list[Event]:
+    """The events of one job but those that may come at any time."""
+    return [e for e in events if e.number == number and not isinstance(e, Heartbeat)]
 
 
-@pytest.mark.parametrize(
-    ("job", "message"),
-    [
-        ("leave", "the worker process died with exit status 3"),
-        ("fault", "the worker process died with signal SIGSEGV"),
-    ],
-)
-def test_a_crash_fails_the_job_and_the_next_one_gets_a_new_process(processes: Make, job: str, message: str) -> None:
-    executor = processes(job)
-    assert failure(executor) == ("crashed", message)
-    assert failure(executor) == ("crashed", message)
-
-
-def test_a_crash_keeps_the_last_words_of_the_process(processes: Make) -> None:
-    executor = processes("leave")
-    executor.submit(some_job())
-    event = ending(executor)
-    assert isinstance(event, Failed)
-    assert "the last words of the worker" in event.failure.traceback
-
-
-def test_a_worker_killed_from_outside_loses_its_job(processes: Make) -> None:
-    executor = processes("killed_from_outside")
-    executor.submit(some_job())
-    event = ending(executor)
-    assert isinstance(event, Lost)
-    assert (event.reason, event.stopped) == ("the worker process was killed (SIGKILL)", False)
-
-
-def test_a_worker_killed_between_jobs_is_replaced(processes: Make) -> None:
-    executor = processes("formula")
-    assert isinstance(executor, ProcessExecutor)
-    executor.submit(some_job(0))
-    collect(executor, 1)
-    (worker,) = executor.processes
-    os.kill(worker, signal.SIGKILL)
-    os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)  # dead with all its threads, and not yet reaped
-    executor.submit(some_job(1))
-    assert isinstance(ending(executor), Finished)
-
-
-def test_a_job_beyond_the_time_limit_is_killed_with_its_process(processes: Make) -> None:
-    executor = processes("hang", time_limit=0.2)
-    assert isinstance(executor, ProcessExecutor)
-    executor.submit(some_job())
-    workers = executor.processes
-    event = ending(executor)
-    assert isinstance(event, Failed)
-    assert (event.failure.kind, event.failure.message) == ("timed_out", "took longer than 0.2 s")
-    assert executor.processes == ()
-    assert not alive(workers[0])
-
-
-def test_a_job_beyond_the_memory_limit_fails_and_its_process_is_replaced(processes: Make) -> None:
-    executor = processes("allocate", memory_limit=1 << 30)
-    assert isinstance(executor, ProcessExecutor)
-    executor.submit(some_job())
-    (worker,) = executor.processes
-    event = ending(executor)
-    assert isinstance(event, Failed)
-    assert event.failure.kind == "out_of_memory"
-    assert not alive(worker)
-
-
-def test_an_outcome_that_cannot_travel_fails_the_job(processes: Make) -> None:
-    assert failure(processes("return_a_function"))[0] == "error"
-
-
-def test_an_outcome_that_cannot_be_read_fails_the_job_and_its_process_is_replaced(processes: Make) -> None:
-    executor = processes("return_an_explosive")
-    executor.submit(some_job(0))
-    event = ending(executor)
-    assert isinstance(event, Failed)
-    assert event.failure == Failure("crashed", "what the job returned cannot be read: RuntimeError: it was no outcome")
-    assert executor.processes == ()
-    executor.submit(some_job(1))
-    assert ending(executor).number == 1
-
-
-def test_a_hanging_job_can_be_killed(processes: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = tmp_path / "log"
-    monkeypatch.setenv("CHEAP_JOBS_LOG", str(log))
-    executor = processes("hang")
-    executor.submit(some_job())
-    wait_until(log.exists)
-    worker = int(log.read_text().split()[2])
-    executor.kill(0)
-    assert not alive(worker)
-
-
-def test_threads_are_set_before_any_library_is_loaded(processes: Make) -> None:
-    executor = processes("formula", threads=3)
-    executor.submit(some_job())
-    event = ending(executor)
-    assert isinstance(event, Finished)
-    assert event.outcome.detail["threads"] == "3"
-
-
-def test_jobs_run_side_by_side_and_a_worker_is_kept(processes: Make) -> None:
-    executor = processes("slow", workers=2)
-    assert isinstance(executor, ProcessExecutor)
-    for number in range(6):
+def test_every_job_starts_at_most_once_and_ends_once_whatever_it_does(make: Make) -> None:
+    executor = make("mixed")
+    for number in range(15):
         executor.submit(some_job(number))
-    workers = executor.processes
-    assert len(workers) == 2
-    collect(executor, 6)
-    assert executor.processes == workers
+    events = collect(executor, 15) + executor.poll(0.2)
+    for number in range(15):
+        mine = of(events, number)
+        assert [isinstance(e, Started) for e in mine] == [True] + [False] * (len(mine) - 1)
+        ended = [isinstance(e, Finished | Failed | Lost) for e in mine]
+        assert ended == [False] * (len(mine) - 1) + [True]
+        assert type(mine[-1]) is (Finished if number % 5 < 2 else Failed)
 
 
-def test_workers_die_with_a_driver_that_is_killed(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    code = (
-        "from tests.contracts.cheap_jobs import HERE, some_job\n"
-        "from autopeft.study.executors.process import ProcessExecutor\n"
-        "executor = ProcessExecutor(f'{HERE}:hang', 1)\n"
-        "executor.submit(some_job())\n"
-        "while True: executor.poll(1.0)\n"
-    )
-    driver = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "CHEAP_JOBS_LOG": str(log), "PYTHONPATH": str(ROOT)}
-    )
-    try:
-        wait_until(lambda: log.exists() and log.read_text().endswith("\n"))
-    finally:
-        driver.kill()
-        driver.wait()
-    worker = int(log.read_text().split()[2])
-    wait_until(lambda: not alive(worker))
+def test_progress_and_checkpoints_arrive_in_order_before_the_ending(make: Make) -> None:
+    executor = make("reports")
+    executor.submit(some_job(7))
+    events = of(collect(executor, 1), 7)
+    assert [type(e) for e in events] == [Started, *(3 * [Progress, Checkpoint]), Finished]
+    assert [e.message for e in events if isinstance(e, Progress)] == ["step 0", "step 1", "step 2"]
+    files = [dict(e.files) for e in events if isinstance(e, Checkpoint)]
+    assert files == [{"step": str(k).encode(), "weights/all": bytes(1000**k)} for k in range(3)]
+
+
+def test_a_stopped_job_hands_over_a_checkpoint_and_goes_on_from_there(make_elsewhere: Make) -> None:
+    executor = make_elsewhere("until_stopped")
+    job = some_job(3)
+    executor.submit(job)
+    events = poll_for(executor, Progress)
+    executor.stop(3)
+    events = of(events + collect(executor, 1), 3)
+    assert [type(e) for e in events[-2:]] == [Checkpoint, Lost]
+    checkpoint, lost = events[-2:]
+    assert isinstance(lost, Lost)
+    assert isinstance(checkpoint, Checkpoint)
+    assert lost.stopped
+    assert lost.cost.seconds > 0
+    last = [e.message for e in events if isinstance(e, Progress)][-1]
+    assert checkpoint.files == {"step": last.removeprefix("step ").encode()}
+
+    again = result(executor, replace(job, checkpoint=checkpoint.files))
+    assert isinstance(again, Finished)
+    assert again.outcome.detail["step"] == int(checkpoint.files["step"])
+
+
+def test_a_stop_does_not_reach_a_later_attempt_of_the_same_job(make_elsewhere: Make) -> None:
+    executor = make_elsewhere("slow")
+    executor.submit(some_job(0))
+    poll_for(executor, Started)
+    executor.stop(0)  # it does not listen
+    assert isinstance(ending(executor), Finished)
+    assert isinstance(result(executor, some_job(0)), Finished)
+
+
+def test_a_job_that_waits_and_is_stopped_never_starts(make: Make) -> None:
+    executor = make("slow")
+    numbers = range(executor.capacity + 3)
+    for number in numbers:
+        executor.submit(some_job(number))
+    executor.stop(numbers[-1])
+    events = collect(executor, len(numbers))
+    (lost,) = of(events, numbers[-1])
+    assert isinstance(lost, Lost)
+    assert lost.stopped
+    assert all(isinstance(of(events, number)[-1], Finished) for number in numbers[:-1])
+
+
+def test_a_job_that_is_stopped_and_then_killed_reports_nothing(make: Make) -> None:
+    executor = make("slow")
+    numbers = range(executor.capacity + 3)
+    for number in numbers:
+        executor.submit(some_job(number))
+    executor.stop(numbers[-1])
+    executor.kill(numbers[-1])
+    events = collect(executor, len(numbers) - 1) + executor.poll(0.2)
+    assert of(events, numbers[-1]) == []
+
+
+def test_stopping_what_is_not_there_is_ignored(make: Make) -> None:
+    executor = make("formula")
+    executor.stop(5)
+    assert isinstance(result(executor), Finished)
+    executor.stop(0)
+    assert executor.poll(0.0) == []
+
+
+def test_a_job_that_can_never_fit_is_refused_with_the_numbers(make: Make) -> None:
+    executor = make("formula")
+    executor.submit(some_job(0), Resources(memory=1 << 60))
+    executor.submit(some_job(1), Resources(memory=1 << 20))
+    events = collect(executor, 2)
+    (refused,) = of(events, 0)
+    assert isinstance(refused, Failed)
+    assert refused.failure.kind == "refused"
+    assert "1048576.0 TiB" in refused.failure.message
+    assert isinstance(of(events, 1)[-1], Finished)
+
+
+def test_a_failure_and_a_stop_carry_what_was_used(make: Make) -> None:
+    event = result(make("raise_error"))
+    assert isinstance(event, Failed)
+    assert event.cost.seconds > 0
+    assert event.cost.peak_bytes > 0

@@ -26,7 +26,7 @@ def refusal(resources: Resources, devices: Sequence[Device], memory_limit: int |
             most = max(device.memory for device in devices)
             beside = f" on each of {resources.devices} devices" if resources.devices > 1 else " on a device"
             return f"it needs {as_text(wanted)}{beside}; the largest of {len(devices)} has {as_text(most)}, and " + (
-                f"{len(large)} are large enough" if large else "none is large enough"
+                f"{len(large)} {'is' if len(large) == 1 else 'are'} large enough" if large else "none is large enough"
             )
         return None
     if memory_limit is not None and wanted > memory_limit:

@@ -58,13 +58,27 @@ def cpu_seconds(process: int) -> float:
         return 0.0
 
 
-def resident_after_cleaning() -> int:
-    """Collects garbage, gives free memory back to the system and returns the resident bytes of this process."""
-    gc.collect()
+def resident_after_cleaning(before: int = 0, spare: int = 64 << 20) -> int:
+    """Gives free memory back to the system and returns the resident bytes of this process.
+
+    Garbage is collected where that leaves more than `before + spare` bytes: with large libraries loaded a collection
+    takes a fifth of a second.
+
+    Args:
+        before: The least that this returned before.
+        spare: Bytes above that which are let pass.
+    """
+    _trim()
+    if resident() > before + spare:
+        gc.collect()
+        _trim()
+    return resident()
+
+
+def _trim() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)  # glibc only
-    return resident()
 
 
 def measure() -> Callable[[], Cost]:
@@ -101,12 +115,16 @@ def available(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int | None:
     return min((size for size in sizes if size is not None), default=None)
 
 
-def oom_kills(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> tuple[int, ...]:
-    """Returns how often the kernel has killed a process for want of memory: on the machine, in each control group."""
-    files = [(proc / "vmstat", "oom_kill")]
+def oom_kills(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
+    """Returns how often the kernel has killed for want of memory, in this process's control group.
+
+    Processes that it starts belong to the same. Where the group does not tell, it is the count of the whole machine.
+    """
     for folder, second in _folders(proc, cgroups):
-        files.append((folder / ("memory.events" if second else "memory.oom_control"), "oom_kill"))
-    return tuple(_value(path, key) or 0 for path, key in files)
+        count = _value(folder / ("memory.events" if second else "memory.oom_control"), "oom_kill")
+        if count is not None:
+            return count
+    return _value(proc / "vmstat", "oom_kill") or 0
 
 
 def _meminfo(proc: Path) -> dict[str, int]:
@@ -120,7 +138,7 @@ def _meminfo(proc: Path) -> dict[str, int]:
 
 
 def _folders(proc: Path, cgroups: Path) -> list[tuple[Path, bool]]:
-    """Returns the control groups of this process that count memory, outermost last; and whether they are version 2.
+    """Returns the control groups of this process, innermost first, and whether they are version 2.
 
     In a container the path may be that of the host, which is not to be seen from inside: what exists is taken.
     """
@@ -169,31 +187,30 @@ def _value(path: Path, key: str | None = None) -> int | None:
 class OutOfMemoryWatch:
     """Tells a process that the kernel killed for want of memory from one that somebody killed.
 
-    Both die of SIGKILL. The kernel counts those that it kills; the count is that of the machine or the control group,
-    so the window of time in which it is compared is kept short.
-
-    Args:
-        read: Returns the counts.
+    Both die of SIGKILL. The kernel only counts those that it kills, whichever they are, so the window of time in which
+    the count is compared is kept short.
     """
 
     WINDOW = 30.0
     """Seconds by which the news of a death may be late; a large process takes some to die."""
 
-    def __init__(self, read: Callable[[], tuple[int, ...]] = oom_kills) -> None:
-        self._read = read
-        self._readings: deque[tuple[float, tuple[int, ...]]] = deque()
+    def __init__(self) -> None:
+        self._readings: deque[tuple[float, int]] = deque()
+
+    def restart(self) -> None:
+        """Forgets what is older than a second: no process ran that could have been killed."""
+        if self._readings and time.monotonic() > self._readings[-1][0] + 1.0:
+            self._readings.clear()
 
     def look(self) -> None:
-        """Reads the counts, at most once a second; to be called as long as processes run."""
+        """Reads the count, at most once a second; to be called as long as processes run."""
         now = time.monotonic()
         if self._readings and now < self._readings[-1][0] + 1.0:
             return
-        self._readings.append((now, self._read()))
+        self._readings.append((now, oom_kills()))
         while len(self._readings) > 1 and self._readings[1][0] < now - self.WINDOW:
             self._readings.popleft()
 
     def rose(self) -> bool:
         """Says whether the kernel has killed a process since the oldest look that counts."""
-        if not self._readings:
-            return False
-        return any(now > before for before, now in zip(self._readings[0][1], self._read(), strict=False))
+        return bool(self._readings) and oom_kills() > self._readings[0][1]

@@ -29,7 +29,7 @@ from autopeft.study.executors.base import (
 from autopeft.study.executors.memory import OutOfMemoryWatch, as_text
 from autopeft.study.executors.perform import failure_of
 from autopeft.study.executors.process_worker import Gone, Worker
-from autopeft.study.executors.worker import Rested
+from autopeft.study.executors.worker import HEARTBEAT_SECONDS, Rested
 from autopeft.trial import Cost, Failure
 
 # Signals that others send to a process; a process that fails by itself gets SIGSEGV, SIGABRT, SIGBUS, SIGFPE or SIGILL.
@@ -65,7 +65,7 @@ class ProcessExecutor(Executor):
             after its first job.
 
     Raises:
-        InputError: Two devices of one name.
+        InputError: Two devices of one name, or a `silence_limit` under 2 seconds.
 
     Example:
         >>> executor = ProcessExecutor("autopeft.worker:evaluate", workers=2)
@@ -89,6 +89,9 @@ class ProcessExecutor(Executor):
         names = [device.name for device in devices]
         if len(set(names)) < len(names):
             raise InputError(f"the same device twice in {', '.join(names)}", where="devices", cure="name each once")
+        if silence_limit < 2 * HEARTBEAT_SECONDS:
+            what = f"{silence_limit:g} s is no silence where processes speak once a second"
+            raise InputError(what, where="silence_limit", cure=f"use {2 * HEARTBEAT_SECONDS:g} s or more")
         self._evaluate, self._capacity, self._devices = evaluate, workers, tuple(devices)
         self._time_limit, self._memory_limit, self._silence_limit = time_limit, memory_limit, silence_limit
         self._growth = growth
@@ -164,7 +167,8 @@ class ProcessExecutor(Executor):
                 if worker is None:
                     return
                 if not any(other.job for other in self._workers):
-                    self._watch, self._listened = OutOfMemoryWatch(), time.monotonic()
+                    self._watch.restart()
+                    self._listened = time.monotonic()
                 self._watch.look()
                 try:
                     worker.give(job, resources)
@@ -217,7 +221,7 @@ class ProcessExecutor(Executor):
             worker, message = self._inbox.get(timeout=max(0.0, timeout))
             while True:
                 if worker in self._workers:
-                    worker.silence = 0.0
+                    worker.heard = True
                     self._read(worker, message)
                 worker, message = self._inbox.get_nowait()
 
@@ -258,7 +262,8 @@ class ProcessExecutor(Executor):
         for worker in tuple(self._workers):
             if worker.idle:
                 continue
-            worker.silence += passed
+            worker.silence = 0.0 if worker.heard else worker.silence + passed
+            worker.heard = False
             if worker.dead():
                 self._bury(worker)
             elif worker.job is None:

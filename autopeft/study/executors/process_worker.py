@@ -60,6 +60,7 @@ class Worker:
         gone: Set once the connection has ended.
         started: When its job began, on the monotonic clock.
         silence: Seconds since its last message in which somebody listened.
+        heard: Whether a message has come since that was reckoned.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Worker:
         self.baseline: int | None = None
         self.devices = devices
         self.gone: Gone | None = None
-        self.silence = 0.0
+        self.silence, self.heard = 0.0, False
         self.started = time.monotonic()
         self._dying_since: float | None = None
         self._cpu, self._peak = 0.0, 0

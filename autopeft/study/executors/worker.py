@@ -61,13 +61,16 @@ def main(jobs: int, lifeline: int, driver: int, evaluate: str, memory_limit: int
     if memory_limit:
         resource.setrlimit(resource.RLIMIT_DATA, (memory_limit, memory_limit))
     line = _Line(Connection(jobs))
+    least = 0
     while True:
         job = line.take()
         if job is None:
             return
         line.begin(job.number)
         line.end(perform(evaluate, job, _LineReport(line, job.number)))
-        line.send(Rested(resident_after_cleaning()))
+        memory = resident_after_cleaning(least)
+        least = min(least or memory, memory)
+        line.send(Rested(memory))
 
 
 class _Line:
