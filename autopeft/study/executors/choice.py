@@ -8,6 +8,9 @@ from autopeft.errors import InputError, nearest
 from autopeft.study.executors.base import Device, Executor
 from autopeft.study.executors.inline import InlineExecutor
 from autopeft.study.executors.process import ProcessExecutor
+from autopeft.study.executors.ray import RayExecutor
+
+EXECUTORS = ("inline", "process", "ray")
 
 
 def make_executor(
@@ -24,20 +27,33 @@ def make_executor(
     """Returns an executor.
 
     Args:
-        name: "process" or "inline".
+        name: One of `EXECUTORS`.
         evaluate: Function that runs a job, as "package.module:function".
         workers: Jobs at once; 1 for "inline".
-        threads: Threads of one job, for "process".
+        threads: Threads of one job; "inline" runs with those of this process.
+        time_limit: Seconds one job may take, or None; "inline" has no limits.
+        memory_limit: Bytes one worker process may hold, or None.
+        devices: Accelerators of this machine, for "process"; a Ray cluster knows its own.
+        address: Ray cluster to run on, for "ray": "auto" or "host:port"; None for one of our own on this machine.
 
     Raises:
-        InputError: An unknown name, or a number of workers it cannot have.
+        InputError: An unknown name, a number of workers it cannot have, or an address that none answers.
+        MissingExtra: "ray", where Ray is not installed.
+
+    Example:
+        >>> make_executor("inline", "autopeft.worker:evaluate", workers=1, threads=1).capacity
+        1
     """
+    if name not in EXECUTORS:
+        raise InputError(f"unknown executor '{name}'", where="executor", cure=nearest(name, EXECUTORS))
     if workers < 1:
         raise InputError(f"{workers} workers can run nothing", where="workers", cure="use 1 or more")
+    if address is not None and name != "ray":
+        raise InputError(f"the {name} executor has no address", where="address", cure='use the executor "ray"')
+    if name == "ray":
+        return RayExecutor(evaluate, workers, threads, time_limit, memory_limit, address=address)
     if name == "process":
         return ProcessExecutor(evaluate, workers, threads, time_limit, memory_limit, devices=devices)
-    if name != "inline":
-        raise InputError(f"unknown executor '{name}'", where="executor", cure=nearest(name, ("process", "inline")))
     if workers > 1:
         raise InputError("the inline executor runs one trial at a time", where="workers", cure='use "process"')
     return InlineExecutor(evaluate)
