@@ -2,7 +2,7 @@
 
 from autopeft.backbones.attention import drop_unused_prefixes
 from autopeft.backbones.inject import Injection, attach, backbone_in, inject, place_beside, shape_in
-from autopeft.backbones.load import load_backbone, load_tokenizer
+from autopeft.backbones.load import load_backbone, load_tokenizer, runs_remote_code
 
 __all__ = [
     "Injection",
@@ -13,5 +13,6 @@ __all__ = [
     "load_backbone",
     "load_tokenizer",
     "place_beside",
+    "runs_remote_code",
     "shape_in",
 ]

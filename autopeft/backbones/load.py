@@ -14,15 +14,19 @@ from autopeft.families import fingerprint, locate
 from autopeft.setting import Backbone
 
 
-def load_backbone(backbone: Backbone, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def load_backbone(
+    backbone: Backbone, *, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+) -> PreTrainedModel:
     """Loads the bare model, frozen and in evaluation mode, after checking that its weights are the described ones.
 
     Args:
         backbone: The described backbone.
         dtype: Type of its parameters.
+        trust_remote_code: Whether Python files that come with it may run; without, transformers' own class is used.
 
     Raises:
-        InputError: The weights on disk have another fingerprint, or weights other than a pooler's are missing.
+        InputError: The weights on disk have another fingerprint, weights other than a pooler's are missing, or trusted
+            code cannot be used.
     """
     folder = locate(backbone.reference, backbone.revision)
     found = fingerprint(folder)
@@ -35,9 +39,22 @@ def load_backbone(backbone: Backbone, *, dtype: torch.dtype = torch.float32) -> 
     # A pooler that the checkpoint lacks is drawn anew: with a fixed seed, so that every worker draws the same.
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model, report = AutoModel.from_pretrained(
-            folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
-        )
+        try:
+            model, report = AutoModel.from_pretrained(
+                folder,
+                dtype=dtype,
+                attn_implementation="sdpa",
+                output_loading_info=True,
+                trust_remote_code=trust_remote_code,
+            )
+        except (AttributeError, ImportError, OSError, ValueError) as error:
+            if not trust_remote_code:
+                raise
+            raise InputError(
+                f"its code cannot be used ({type(error).__name__}: {error})".splitlines()[0],
+                where=backbone.reference,
+                cure="put its Python files into the folder, or do without them",
+            ) from error
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise InputError(
@@ -46,6 +63,12 @@ def load_backbone(backbone: Backbone, *, dtype: torch.dtype = torch.float32) -> 
             cure="save the whole model again",
         )
     return model.eval().requires_grad_(False)
+
+
+def runs_remote_code(model: PreTrainedModel) -> bool:
+    """Says whether a loaded model is made of classes that came with its weights."""
+    # transformers imports such files into a package of this name.
+    return any(type(module).__module__.startswith("transformers_modules.") for module in model.modules())
 
 
 @contextmanager
@@ -63,6 +86,8 @@ def _quiet() -> Iterator[None]:
 
 
 def load_tokenizer(backbone: Backbone) -> PreTrainedTokenizerBase:
-    """Loads the backbone's tokenizer."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(locate(backbone.reference, backbone.revision))
+    """Loads the backbone's tokenizer; code that comes with it is never run."""
+    folder = locate(backbone.reference, backbone.revision)
+    # Not said, transformers would ask at the terminal.
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     return tokenizer

@@ -6,22 +6,66 @@ import contextlib
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from typing import final
 
 from autopeft.trial import Cost
 
 
-def start() -> Callable[[], Cost]:
-    """Starts measuring; calling the result gives the cost since then.
+@final
+class Meter:
+    """Measures what is done from now on.
 
-    The peak is that of the resident memory since the start where the kernel lets a process reset it (Linux), and of
-    the process's whole life elsewhere.
+    The peak is that of the resident memory while it runs where the kernel lets a process reset it (Linux), and of the
+    process's whole life elsewhere.
+
+    Example:
+        >>> meter = Meter()
+        >>> meter.read().seconds < 60
+        True
     """
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    cpu, wall = time.process_time(), time.perf_counter()
-    return lambda: Cost(time.process_time() - cpu, time.perf_counter() - wall, _peak_bytes())
+
+    def __init__(self) -> None:
+        self._before = Cost()
+        self._begin()
+
+    def _begin(self) -> None:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+        self._cpu, self._wall = time.process_time(), time.perf_counter()
+
+    def read(self) -> Cost:
+        """Returns the cost so far."""
+        cpu, wall = time.process_time() - self._cpu, time.perf_counter() - self._wall
+        return together(self._before, Cost(cpu, wall, _peak_bytes()))
+
+    def add(self, cost: Cost) -> None:
+        """Adds what an earlier attempt spent on work that is not done again."""
+        self._before = together(self._before, cost)
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[Cost]:
+        """Yields the cost so far and measures nothing while the block runs."""
+        self._before = self.read()
+        try:
+            yield self._before
+        finally:
+            self._begin()
+
+
+def together(first: Cost, second: Cost) -> Cost:
+    """Returns the cost of two pieces of work, one after the other: sums of times, the larger peak.
+
+    Example:
+        >>> together(Cost(1.0, 2.0, 5), Cost(1.0, 1.0, 7))
+        Cost(cpu_seconds=2.0, seconds=3.0, peak_bytes=7)
+    """
+    return Cost(
+        first.cpu_seconds + second.cpu_seconds,
+        first.seconds + second.seconds,
+        max(first.peak_bytes, second.peak_bytes),
+    )
 
 
 def _peak_bytes() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,25 @@ from autopeft.backbones import Injection
 from autopeft.errors import FailureKind, TrainingError
 from autopeft.heads.layer import HeadLayer
 from autopeft.setting import Recipe
-from autopeft.training.batches import Tokens, bucketed, by_length
+from autopeft.training.batches import Batch, Tokens, bucketed, by_length
+from autopeft.training.random_states import random_states
+from autopeft.training.schedule import Schedule
+from autopeft.training.state import State, restore, tensors_of, trained_parameters
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """One optimiser step.
+
+    Attributes:
+        epoch: Number of the pass it belongs to, from 1.
+        step: Optimiser steps so far.
+        state: Gives the state the run is in now; call it before the next step.
+    """
+
+    epoch: int
+    step: int
+    state: Callable[[], State]
 
 
 @dataclass(frozen=True)
@@ -45,7 +63,8 @@ def train(
     rows: NDArray[np.int64],
     epochs: int,
     seed: int,
-) -> Iterator[EpochDone]:
+    state: State | None = None,
+) -> Iterator[StepDone | EpochDone]:
     """Trains the injected modules and the head in place with AdamW, linear warm-up and linear decay.
 
     Args:
@@ -53,53 +72,57 @@ def train(
         injection: The modules; their configuration gives the learning rates.
         head: The task head.
         tokens: The tokenised training split.
-        recipe: Batch size, weight decay, warm-up, clipping, dropout.
+        recipe: How to train.
         rows: Training rows to use.
         epochs: Passes over them.
         seed: Controls the order of the data (fresh weights were drawn before, dropout uses torch's generator).
+        state: Where to go on from, with all other arguments as they were then; None: from the first step.
 
     Yields:
-        One event per epoch.
+        One event per step and per epoch, from `state` on.
 
     Raises:
         TrainingError: The loss is NaN or infinite (kinds "nan" and "infinite"), at the step where it happens.
+        StudyError: The state is not one of this run.
     """
-    rng = np.random.default_rng([seed, 1])
-    optimizer = _optimizer(injection, head, recipe)
-    peaks = [group["lr"] for group in optimizer.param_groups]
-    trained = [p for group in optimizer.param_groups for p in group["params"]]
-    total = epochs * math.ceil(len(rows) / recipe.batch_size)
-    warmup = max(1, round(recipe.warmup * total))
-    step = 0
-    model.train(recipe.dropout > 0)
+    rng, schedule = np.random.default_rng([seed, 1]), Schedule.of(len(rows), epochs, recipe)
+    trained, optimizer = trained_parameters(injection, head), _optimizer(injection, head, recipe)
+    first, done, curve, summed = (state.epoch, state.done, [*state.curve], state.summed) if state else (1, 0, [], 0.0)
+    if state is not None:
+        restore(state, schedule, trained, optimizer, rng)
+
+    def now() -> State:
+        tensors = tensors_of(trained, optimizer)
+        return State(schedule, epoch, done, tuple(curve), summed, order, tensors, random_states())
+
     set_dropout(model, recipe.dropout)
-    for epoch in range(1, epochs + 1):
-        summed = 0.0
-        for chosen in bucketed(tokens, rows, recipe.batch_size, rng):
-            batch = tokens.batch(chosen)
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * share_of_peak(step, warmup, total)
-            hidden = model(**batch.inputs).last_hidden_state
-            loss = loss_of(head(hidden, batch.inputs["attention_mask"]), batch.targets)
-            value = _finite(loss.item(), step, total)
+    for epoch in range(first, epochs + 1):
+        order = rng.bit_generator.state
+        for chosen in bucketed(tokens, rows, recipe.batch_size, rng)[done:]:
+            step = (epoch - 1) * schedule.per_epoch + done
+            _set_rates(optimizer, schedule.share(step))
+            loss = _loss(model, head, tokens.batch(chosen))
+            value = _finite(loss.item(), step, schedule.total)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(trained, recipe.clip)
+            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], recipe.clip)
             optimizer.step()
-            step += 1
-            summed += value * len(chosen)
-        yield EpochDone(epoch, summed / len(rows), step)
+            done, summed = done + 1, summed + value * len(chosen)
+            yield StepDone(epoch, step + 1, now)
+        curve.append(summed / len(rows))
+        yield EpochDone(epoch, curve[-1], epoch * schedule.per_epoch)
+        done, summed = 0, 0.0
     model.eval()
 
 
-def share_of_peak(step: int, warmup: int, total: int) -> float:
-    """Returns the learning rate at a step, from 0, as a share of its peak: linear up over `warmup` steps, then to 0.
+def _set_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * share
 
-    Example:
-        >>> [round(share_of_peak(step, 2, 5), 2) for step in range(5)]
-        [0.5, 1.0, 0.75, 0.5, 0.25]
-    """
-    return min(1.0, (step + 1) / warmup, (total - step) / max(1, total - warmup + 1))
+
+def _loss(model: PreTrainedModel, head: HeadLayer, batch: Batch) -> torch.Tensor:
+    hidden = model(**batch.inputs).last_hidden_state
+    return loss_of(head(hidden, batch.inputs["attention_mask"]), batch.targets)
 
 
 def _finite(loss: float, step: int, total: int) -> float:
@@ -142,7 +165,8 @@ def predict(model: PreTrainedModel, head: HeadLayer, tokens: Tokens, size: int =
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:
-    """Sets every dropout of the backbone, attention's included, to one probability."""
+    """Sets every dropout of the backbone, attention's included, to one probability, and turns it on if above 0."""
+    model.train(probability > 0)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = probability
@@ -158,5 +182,6 @@ def _optimizer(injection: Injection, head: HeadLayer, recipe: Recipe) -> torch.o
         for decays in (True, False):
             chosen = [p for p in parameters if (p.ndim > 1) == decays]
             if chosen:
-                groups.append({"params": chosen, "lr": rate, "weight_decay": recipe.weight_decay if decays else 0.0})
+                decay = recipe.weight_decay if decays else 0.0
+                groups.append({"params": chosen, "lr": rate, "peak": rate, "weight_decay": decay})
     return torch.optim.AdamW(groups, fused=True)

@@ -23,7 +23,7 @@ from autopeft.modules import FullFineTuning, Lora, Prefix, SerialAdapter
 from autopeft.setting import Recipe, Setting, describe_backbone
 from autopeft.shapes import Slot
 from autopeft.training.batches import Tokens, bucketed, by_length
-from autopeft.training.loop import predict, train
+from autopeft.training.loop import EpochDone, predict, train
 from autopeft.training.probe import PENALTIES, fit_probe
 from autopeft.trial import Budget
 from tests import models
@@ -92,9 +92,8 @@ def test_loop_equals_plain_adamw_written_out() -> None:
         if by_hand:
             _plain_adamw(model, injection, head, tokens, epochs=8)
         else:
-            losses = [
-                e.loss for e in train(model, injection, head, tokens, recipe, rows=np.arange(16), epochs=8, seed=0)
-            ]
+            events = train(model, injection, head, tokens, recipe, rows=np.arange(16), epochs=8, seed=0)
+            losses = [event.loss for event in events if isinstance(event, EpochDone)]
             assert losses[-1] < losses[0]
         results.append([p.detach().clone() for _, p in injection.named_parameters()] + list(head.parameters()))
     for left, right in zip(*results, strict=True):
@@ -130,9 +129,8 @@ def test_dropout_is_off_by_default_and_reaches_attention_when_asked() -> None:
         head = HeadLayer(Head(), models.WIDTH, 2, StockHead("", "", "tanh"))
         torch.manual_seed(len(curves))
         recipe = Recipe(dropout=dropout)
-        curves.append(
-            [e.loss for e in train(model, injection, head, tokens, recipe, rows=np.arange(32), epochs=2, seed=0)]
-        )
+        events = train(model, injection, head, tokens, recipe, rows=np.arange(32), epochs=2, seed=0)
+        curves.append([event.loss for event in events if isinstance(event, EpochDone)])
         assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {dropout}
     assert curves[0] == curves[1] != curves[2]
 
