@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,13 @@ def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
     """Writes readable JSON that carries its own checksum: complete under `path`, or not there at all."""
     sealed = {**content, "checksum": checksum(content)}
     draft = path.with_name(f".{path.name}.new")
-    write_synced(draft, (json.dumps(sealed, indent=2, allow_nan=False) + "\n").encode())
-    draft.replace(path)
+    try:
+        write_synced(draft, (json.dumps(sealed, indent=2, allow_nan=False) + "\n").encode())
+        draft.replace(path)
+    except OSError:
+        with suppress(OSError):
+            draft.unlink()
+        raise
     sync_folder(path.parent)
 
 
@@ -105,8 +111,8 @@ def require_files(files: Mapping[str, bytes], record: str = RECORD) -> None:
         raise ValueError(f"'{name}' is a file and a folder at once")
 
 
-def fill_folder(folder: Path, files: Mapping[str, bytes], record: str, content: Mapping[str, Any]) -> None:
-    """Makes a folder of files and, last, of a sealed record with their digests; all of it synced."""
+def fill_folder(folder: Path, files: Mapping[str, bytes], record: str, content: Mapping[str, Any]) -> dict[str, str]:
+    """Makes a folder of files and, last, of a sealed record with their digests; all of it synced; returns these."""
     folder.mkdir()
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -115,6 +121,7 @@ def fill_folder(folder: Path, files: Mapping[str, bytes], record: str, content: 
     write_sealed(folder / record, {**content, "files": digests})
     for part in {folder, *((folder / name).parent for name in files)}:
         sync_folder(part)
+    return digests
 
 
 def read_files(folder: Path, digests: Mapping[str, str], record: str = RECORD) -> dict[str, bytes]:
@@ -139,21 +146,27 @@ class TrialFolders:
 
     Args:
         folder: The study directory.
+
+    Attributes:
+        study: The study directory.
     """
 
     def __init__(self, folder: Path) -> None:
+        self.study = folder
         self._root = folder / "trials"
+        self._written: dict[int, dict[str, str]] = {}
 
     def path(self, number: int) -> Path:
         """Returns the folder of a trial, whether or not it exists."""
         return self._root / f"{number:04d}"
 
-    def write(self, trial: Trial, files: Mapping[str, bytes]) -> None:
+    def write(self, trial: Trial, files: Mapping[str, bytes], lost: str | None = None) -> None:
         """Writes the folder of a finished trial, replacing what an interrupted attempt left.
 
         Args:
             trial: The final record.
             files: Relative names and contents.
+            lost: Why the files of the trial are not there any more, where they were damaged.
 
         Raises:
             StudyError: A name would leave the folder, or the disk refuses.
@@ -167,9 +180,11 @@ class TrialFolders:
         try:
             self._root.mkdir(exist_ok=True)
             shutil.rmtree(draft, ignore_errors=True)
-            fill_folder(draft, files, RECORD, {"trial": trial.to_dict()})
+            mark = {} if lost is None else {"lost": lost}
+            self._written[trial.number] = fill_folder(draft, files, RECORD, {"trial": trial.to_dict(), **mark})
             self._replace(draft, final)
         except OSError as error:
+            shutil.rmtree(draft, ignore_errors=True)  # it may be what fills the disk
             raise StudyError(
                 f"the trial's folder cannot be written ({error.strerror or error})",
                 where=f"trials/{final.name}",
@@ -180,6 +195,18 @@ class TrialFolders:
         """Returns the trial recorded in a folder; raises ValueError, saying why, where it cannot be trusted."""
         return self._read(number)[0]
 
+    def written(self, number: int) -> dict[str, str]:
+        """Returns the digests of the files of a trial whose folder this object wrote last; empty for another."""
+        return dict(self._written.get(number, {}))
+
+    def lost(self, number: int) -> str | None:
+        """Returns why the files of a trial are not there any more; None where nothing was lost."""
+        try:
+            reason = read_sealed(self.path(number) / RECORD).get("lost")
+        except ValueError:
+            return None
+        return None if reason is None else str(reason)
+
     def files(self, number: int) -> dict[str, bytes]:
         """Returns the files of a finished trial, as they were written.
 
@@ -187,7 +214,10 @@ class TrialFolders:
             StudyError: The folder is missing, or a file in it is not what was written; the message names it.
         """
         try:
-            return self._read(number)[1]
+            files, lost = self._read(number)[1], self.lost(number)
+            if lost is not None:
+                raise ValueError(lost)
+            return files
         except ValueError as error:
             raise StudyError(
                 f"trial {number}: {error}",

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,27 +18,38 @@ from autopeft.study.database import (
     connect_reader,
     connect_writer,
     explained,
-    read_record,
-    read_trial,
+    is_there,
+    repair_command,
+    require_whole,
     set_aside,
+    unread_log,
 )
-from autopeft.study.folders import Damage, TrialFolders, canonical, digest, read_sealed, write_sealed
+from autopeft.study.filesystem import journal_for
+from autopeft.study.folders import Damage, TrialFolders, canonical, read_sealed, write_sealed
+from autopeft.study.healing import DEFINITION, FILES_LOST, TEST_OPENED, adopt_folders, heal
 from autopeft.study.lock import WriterLock
+from autopeft.study.rows import Rows, trial_from
+from autopeft.study.salvage import Salvage, salvage
 from autopeft.study.schema import SCHEMA_VERSION, create_tables, migrate, require_known, version_of
 from autopeft.trial import Trial, TrialStatus, require_transition
 
-DEFINITION = "study.json"
-TEST_OPENED = "test split opened"
+__all__ = ["DEFINITION", "TEST_OPENED", "Store"]
 
 
 class Store:
     """Trials, events and the definition of one study; every change is one synced transaction.
 
-    One writer at a time, guarded by `WriterLock`; readers at any time. Every row carries the SHA-256 of its content: a
-    row that does not match is left out and named in `damaged`, and a writer moves it to the table `quarantine`, after
-    restoring the trial from its folder where that is intact. A number is never given twice.
+    One writer at a time, guarded by `WriterLock`; readers at any time, except on a network file system
+    (`autopeft.study.filesystem`). Every row carries the SHA-256 of its content: a row that does not match is left out
+    and named in `damaged`, and a writer restores it or moves it to the table `quarantine` (`autopeft.study.healing`). A
+    number is never given twice.
 
     Use `Store.create`, `Store.open` and `Store.rebuild`.
+
+    Attributes:
+        folder: The study directory.
+        trial_folders: Records and files of finished trials.
+        checkpoints: Of unfinished trials.
     """
 
     def __init__(self, folder: Path, connection: sqlite3.Connection, lock: WriterLock | None) -> None:
@@ -49,6 +57,7 @@ class Store:
         self.trial_folders = TrialFolders(folder)
         self.checkpoints = Checkpoints(folder)
         self._connection, self._lock = connection, lock
+        self._rows = Rows(connection)
         self._damaged: dict[str, Damage] = {}
         self._cache: dict[int, Trial] | None = None
 
@@ -56,16 +65,8 @@ class Store:
 
     @staticmethod
     def exists(folder: Path) -> bool:
-        """Says whether a folder holds a study; what a killed `create` left does not count."""
-        path = folder / DATABASE
-        if not path.is_file():
-            return False
-        with explained(path):
-            connection = connect_reader(path)
-            try:
-                return version_of(connection) > 0
-            finally:
-                connection.close()
+        """Says whether a folder holds a study, or what is left of one; what a killed `create` left does not count."""
+        return is_there(folder / DATABASE) or (folder / DEFINITION).exists() or any(TrialFolders(folder).numbers())
 
     @staticmethod
     def create(folder: Path, definition: Mapping[str, Any]) -> Store:
@@ -86,15 +87,22 @@ class Store:
         with lock.released_on_error():
             if Store.exists(folder):
                 raise StudyError("there is a study here already", where=str(folder), cure="open it, or name another")
-            return Store._make(folder, definition, lock)
+            store = Store._make(folder, lock)
+            with store._or_closed():
+                with store.transaction():
+                    create_tables(store._connection)
+                    store._rows.define(definition)
+                    store._rows.log("created")
+                store._write_readable(definition)
+            return store
 
     @staticmethod
     def open(folder: Path, readonly: bool = False) -> Store:
-        """Opens the study in a folder.
+        """Opens the study in a folder; a writer brings an older format to this one, and restores what is damaged.
 
         Args:
             folder: The study directory.
-            readonly: Only read, which works while another process writes.
+            readonly: Only read, which works while another process writes, and for older formats as they are.
 
         Raises:
             StudyError: There is none, it is damaged, a later release wrote it, or another process writes it.
@@ -102,61 +110,74 @@ class Store:
         path = folder / DATABASE
         if not Store.exists(folder):
             raise StudyError("there is no study here", where=str(folder), cure="check the path, or create the study")
+        if not is_there(path):
+            raise StudyError("the study's database is gone", where=str(path), cure=repair_command(folder))
         if readonly:
             with explained(path):
                 store = Store(folder, connect_reader(path), None)
-                require_known(version_of(store._connection), path)
+                with store._or_closed():
+                    require_known(version_of(store._connection), path)
+                    store._look_at_log()
             return store
         lock = WriterLock(folder)
         with lock.released_on_error():
-            with explained(path):
-                connection = connect_writer(path)
-                verdict = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
-                if verdict != "ok":
-                    raise sqlite3.DatabaseError(verdict)
-                migrate(connection, path)
-            store = Store(folder, connection, lock)
-            store._set_damaged_apart()
-            store._write_readable(store.definition())
+            if unread_log(path):
+                raise StudyError(
+                    "the log of the study's database is damaged: its last transactions cannot be read",
+                    where=f"{path}-wal",
+                    cure=repair_command(folder),
+                )
+            store = Store._make(folder, lock)
+            with store._or_closed():
+                with explained(path):
+                    require_whole(store._connection)
+                    migrate(store._connection, path)
+                store._heal()
+                store._write_readable(store.definition())
             return store
 
     @staticmethod
     def rebuild(folder: Path) -> Store:
-        """Makes a new database from `study.json` and the trial folders; the old one is kept beside it.
+        """Makes a new database from the records in the old one, whatever its state, and from the trial folders.
 
-        Unfinished trials have no folder and are proposed anew. What cannot be trusted is named in `damaged`.
+        The old one is kept beside it. Unfinished trials and events are in the database only: they are kept where their
+        rows can be found. What cannot be trusted is named in `damaged`; `autopeft.study.repair` looks at files too.
 
         Args:
             folder: The study directory.
 
         Raises:
-            StudyError: `study.json` is missing or damaged, or another process writes the study.
+            StudyError: The definition of the study is found nowhere, or another process writes the study.
 
         Example:
             >>> Store.rebuild(Path("runs/reviews")).damaged  # doctest: +SKIP
             (Damage(name='trials/0007', reason='does not match its checksum'),)
         """
-        try:
-            definition = read_sealed(folder / DEFINITION)["definition"]
-        except (ValueError, KeyError) as error:
-            raise StudyError(f"{error}", where=str(folder / DEFINITION), cure="restore it from a copy") from None
         lock = WriterLock(folder)
         with lock.released_on_error():
+            found, definition = found_in(folder)
             set_aside(folder)
-            store = Store._make(folder, definition, lock)
-            store._adopt_folders()
+            store = Store._make(folder, lock)
+            with store._or_closed():
+                with store.transaction():
+                    create_tables(store._connection)
+                    store._fill(found, definition)
+                store._heal()
+                store._write_readable(definition)
             return store
 
     @staticmethod
-    def _make(folder: Path, definition: Mapping[str, Any], lock: WriterLock) -> Store:
+    def _make(folder: Path, lock: WriterLock) -> Store:
         with explained(folder / DATABASE):
-            store = Store(folder, connect_writer(folder / DATABASE), lock)
-            with store._transaction():
-                create_tables(store._connection)
-                store._put_definition(definition)
-                store._log("created")
-        store._write_readable(definition)
-        return store
+            return Store(folder, connect_writer(folder / DATABASE, journal_for(folder)), lock)
+
+    @contextmanager
+    def _or_closed(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._connection.close()
+            raise
 
     @property
     def readonly(self) -> bool:
@@ -181,22 +202,24 @@ class Store:
 
     @property
     def damaged(self) -> tuple[Damage, ...]:
-        """Records found damaged so far, by name; those a writer could restore are named too, saying so."""
-        self.trials()
-        return tuple(self._damaged.values())
+        """Records found damaged since it was opened, with what became of them, and trials whose files are lost."""
+        trials = self._load()
+        events = self.events()
+        lost = {e.trial: str(e.detail.get("reason")) for e in events if e.kind == FILES_LOST and e.trial in trials}
+        marks = (Damage(f"trials/{n:04d}", reason) for n, reason in lost.items() if trials[n or 0].status.final)
+        return (*self._damaged.values(), *marks)
 
     def definition(self) -> dict[str, Any]:
         """Returns the definition the study was made with; raises StudyError where its record is damaged."""
         with explained(self.folder / DATABASE):
-            row = self._connection.execute("SELECT value, checksum FROM meta WHERE key = 'definition'").fetchone()
-        try:
-            return read_record(*row)
-        except (ValueError, TypeError) as error:
-            raise StudyError(
-                f"the study's definition is damaged ({error})",
-                where=str(self.folder),
-                cure=f"autopeft doctor --rebuild {shlex.quote(str(self.folder))}",
-            ) from None
+            try:
+                return self._rows.definition()
+            except ValueError as error:
+                raise StudyError(
+                    f"the study's definition is damaged ({error})",
+                    where=str(self.folder),
+                    cure=repair_command(self.folder),
+                ) from None
 
     def trials(self) -> tuple[Trial, ...]:
         """Returns the intact trials in order of number; a reader sees the last transaction of the writer."""
@@ -216,58 +239,50 @@ class Store:
         if self._cache is not None:
             return self._cache
         with explained(self.folder / DATABASE):
-            query = "SELECT number, status, record, checksum FROM trials ORDER BY number"
-            rows = self._connection.execute(query).fetchall()
-        found: dict[int, Trial] = {}
-        for number, *row in rows:
-            try:
-                found[number] = read_trial(number, *row)
-            except ValueError as error:
-                self._damaged.setdefault(f"trial {number}", Damage(f"trial {number}", str(error)))
+            found, damages = self._rows.trials()
+        self._name(damages)
         # The only writer knows every change; a reader looks again each time.
         self._cache = None if self.readonly else found
         return found
 
     def events(self, kind: str | None = None, trial: int | None = None) -> tuple[StudyEvent, ...]:
         """Returns the intact events in order of happening, all or those of a kind or a trial."""
-        query, values = "SELECT id, record, checksum FROM events", []
-        if trial is not None:
-            query, values = query + " WHERE trial = ?", [trial]
         with explained(self.folder / DATABASE):
-            rows = self._connection.execute(query + " ORDER BY id", values).fetchall()
-        found = []
-        for number, *row in rows:
-            try:
-                found.append(StudyEvent(**read_record(*row)))
-            except (ValueError, TypeError) as error:
-                self._damaged.setdefault(f"event {number}", Damage(f"event {number}", str(error)))
-        return tuple(event for event in found if kind is None or event.kind == kind)
+            found, damages = self._rows.events(trial)
+        self._name(damages)
+        return tuple(event for event in found.values() if kind is None or event.kind == kind)
 
     def quarantined(self) -> tuple[Damage, ...]:
         """Returns what was ever set apart as damaged, by name and with the reason."""
         with explained(self.folder / DATABASE):
-            rows = self._connection.execute("SELECT number, reason FROM quarantine ORDER BY number").fetchall()
-        return tuple(Damage(f"trial {number}", reason) for number, reason in rows)
+            return self._rows.quarantined()
 
     def next_number(self) -> int:
         """Returns the number of the next trial; numbers of damaged trials are not given again."""
         with explained(self.folder / DATABASE):
-            query = "SELECT max(number) FROM (SELECT number FROM trials UNION ALL SELECT number FROM quarantine)"
-            last = self._connection.execute(query).fetchone()[0]
-        return 0 if last is None else int(last) + 1
+            return self._rows.next_number()
+
+    def _name(self, damages: Sequence[Damage]) -> None:
+        for damage in damages:
+            self._damaged.setdefault(damage.name, damage)
+
+    def _look_at_log(self) -> None:
+        if unread_log(self.folder / DATABASE):
+            reason = f"is damaged, and its last transactions are not shown; {repair_command(self.folder)}"
+            self._name([Damage(f"{DATABASE}-wal", reason)])
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def add(self, trials: Sequence[Trial]) -> None:
         """Adds new queued trials in one transaction; raises StudyError for another state or a number in use."""
-        with self._transaction():
+        with self.transaction():
             for trial in trials:
                 if trial.status is not TrialStatus.QUEUED:
                     raise StudyError(f"trial {trial.number} begins as {trial.status}", cure="add it as queued")
                 if trial.number < self.next_number():
                     raise StudyError(f"trial {trial.number} exists already", where=str(self.folder))
+                self._rows.log(str(trial.status), trial.number)
                 self._put(trial)
-                self._log(str(trial.status), trial.number)
 
     def advance(self, *records: Trial, detail: Mapping[str, Any] | None = None) -> Trial:
         """Moves one trial through one or more states, in one transaction.
@@ -282,108 +297,88 @@ class Store:
         Raises:
             StudyError: The life cycle does not allow a step; nothing is changed then.
         """
-        with self._transaction():
+        with self.transaction():
             old = self.trial(records[0].number)
             for new in records:
                 if (new.number, new.proposal) != (old.number, old.proposal):
                     raise StudyError(f"the proposal of trial {old.number} cannot change", where=str(self.folder))
                 require_transition(old.status, new.status, new.number)
-                self._log(str(new.status), new.number, detail)
+                files = self.trial_folders.written(new.number) if new.status.final else {}
+                self._rows.log(str(new.status), new.number, {**(detail or {}), **({"files": files} if files else {})})
                 old = new
             self._put(old)
         return old
 
     def note(self, kind: str, trial: int | None = None, detail: Mapping[str, Any] | None = None) -> None:
-        """Records an event, in a transaction of its own."""
-        with self._transaction():
-            self._log(kind, trial, detail)
+        """Records an event; raises StudyError where it names a trial that does not exist."""
+        with self.transaction():
+            if trial is not None and trial >= self.next_number():
+                raise StudyError(f"there is no trial {trial}", where=str(self.folder))
+            self._rows.log(kind, trial, detail)
 
     def redefine(self, definition: Mapping[str, Any]) -> None:
         """Replaces the definition, in the database first and then in `study.json`."""
-        with self._transaction():
-            self._put_definition(definition)
+        with self.transaction():
+            self._rows.define(definition)
         self._write_readable(definition)
 
-    # -- within a transaction ----------------------------------------------------------------------------------------
-
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[None]:
+        """Makes all changes within the block one transaction: synced once, at its end, or taken back together.
+
+        Blocks may be nested: an inner one that fails takes back its own changes. Nothing within an outer one is durable
+        before its end, so what others are told of it has to wait until then.
+
+        Raises:
+            StudyError: The study is open for reading only, or the disk refuses; nothing is changed then.
+
+        Example:
+            >>> with store.transaction():  # doctest: +SKIP
+            ...     store.advance(first)
+            ...     store.advance(second)
+        """
         if self.readonly:
             raise StudyError("the study is open for reading only", where=str(self.folder), cure="open it for writing")
+        inner = self._connection.in_transaction
+        begin, commit = ("SAVEPOINT inner_block", "RELEASE inner_block") if inner else ("BEGIN IMMEDIATE", "COMMIT")
         with explained(self.folder / DATABASE):
-            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute(begin)
             try:
                 yield
-                self._connection.execute("COMMIT")
+                self._connection.execute(commit)
             except BaseException:
                 self._cache = None
                 with suppress(sqlite3.Error):
-                    self._connection.execute("ROLLBACK")
+                    self._connection.execute("ROLLBACK TO inner_block" if inner else "ROLLBACK")
+                    if inner:
+                        self._connection.execute(commit)
                 raise
 
+    # -- within a transaction ----------------------------------------------------------------------------------------
+
     def _put(self, trial: Trial) -> None:
-        record = canonical(trial.to_dict())
-        row = (trial.number, str(trial.status), record, digest(record))
-        self._connection.execute(
-            "INSERT INTO trials VALUES (?, ?, ?, ?) ON CONFLICT (number) DO UPDATE SET "
-            "status = excluded.status, record = excluded.record, checksum = excluded.checksum",
-            row,
-        )
+        self._rows.put_trial(trial)
         if self._cache is not None:
-            self._cache[trial.number] = Trial.from_dict(json.loads(record))
+            # As it will be read: JSON has no tuples, and no keys but texts.
+            self._cache[trial.number] = trial_from(json.loads(canonical(trial.to_dict())))
 
-    def _log(self, kind: str, trial: int | None = None, detail: Mapping[str, Any] | None = None) -> None:
-        event = {"kind": kind, "time": round(time.time(), 3), "trial": trial, "detail": dict(detail or {})}
-        record = canonical(event)
-        row = (trial, record, digest(record))
-        self._connection.execute("INSERT INTO events (trial, record, checksum) VALUES (?, ?, ?)", row)
-
-    def _put_definition(self, definition: Mapping[str, Any]) -> None:
-        record = canonical(definition)
-        row = (record, digest(record))
-        self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('definition', ?, ?)", row)
-
-    def _quarantine(self, number: int, row: tuple[Any, Any, Any], reason: str) -> None:
-        texts = tuple(None if value is None else str(value) for value in row)
-        self._connection.execute("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?)", (number, *texts, reason))
-        self._log("quarantined", None, {"trial": number, "reason": reason})
-
-    def _set_damaged_apart(self) -> None:
-        """Moves damaged trial rows to `quarantine`, restoring those whose folder is intact."""
-        self.trials()
-        for damage in tuple(self._damaged.values()):
-            number = int(damage.name.removeprefix("trial "))
-            with self._transaction():
-                query = "SELECT status, record, checksum FROM trials WHERE number = ?"
-                row = self._connection.execute(query, (number,)).fetchone()
-                self._connection.execute("DELETE FROM trials WHERE number = ?", (number,))
-                try:
-                    trial = self.trial_folders.read(number)
-                except ValueError:
-                    outcome = "left out"
-                else:
-                    outcome = "restored from its folder"
-                    self._put(trial)
-                self._quarantine(number, row, f"{damage.reason}; {outcome}")
-            self._damaged[damage.name] = replace(damage, reason=f"{damage.reason}; {outcome}")
+    def _heal(self) -> None:
+        with self.transaction():
+            self._name(heal(self._rows, self.trial_folders))
         self._cache = None
 
-    def _adopt_folders(self) -> None:
-        """Fills a new database from the trial folders."""
-        damaged = 0
-        with self._transaction():
-            for number in self.trial_folders.numbers():
-                try:
-                    trial = self.trial_folders.read(number)
-                except ValueError as error:
-                    damaged += 1
-                    self._quarantine(number, (None, None, None), str(error))
-                    self._damaged[f"trial {number}"] = Damage(f"trials/{number:04d}", str(error))
-                else:
-                    self._put(trial)
-                    if "test" in trial.proposal.note.get("splits", ()):
-                        self._log(TEST_OPENED, number, {"rebuilt": True})
-            self._log("rebuilt", None, {"damaged": damaged})
+    def _fill(self, found: Salvage, definition: Mapping[str, Any]) -> None:
+        """Fills a new database with what was found of the old one and in the trial folders."""
+        for content in found.quarantined.values():
+            self._rows.put_quarantined(content)
+        for number, event in found.events.items():
+            self._rows.put_event(number, event)
+        self._rows.log("rebuilt", None, {"trials": len(found.trials), "events": len(found.events)})
+        self._rows.define(definition)
+        for trial in found.trials.values():
+            self._rows.put_trial(trial)
+        adopted = adopt_folders(self._rows, self.trial_folders)
+        self._name([damage for damage in adopted if damage.name.startswith("trials/")])
 
     def _write_readable(self, definition: Mapping[str, Any]) -> None:
         content = {"format": SCHEMA_VERSION, "definition": dict(definition)}
@@ -391,9 +386,36 @@ class Store:
         try:
             if read_sealed(path) == content:
                 return
-        except ValueError:
-            pass
+            damaged = None
+        except ValueError as error:
+            damaged = Damage(DEFINITION, f"{error}; written anew") if path.exists() else None
         try:
             write_sealed(path, content)
         except OSError as error:
             raise StudyError(f"study.json cannot be written ({error.strerror})", where=str(self.folder)) from error
+        self._name([damaged] if damaged else [])
+
+
+def found_in(folder: Path) -> tuple[Salvage, Mapping[str, Any]]:
+    """Returns what can be found of a study's database, and its definition from there or from `study.json`.
+
+    Args:
+        folder: The study directory.
+
+    Raises:
+        StudyError: The definition is in neither, or the disk refuses to be read.
+    """
+    try:
+        found = salvage(folder / DATABASE)
+    except OSError as error:
+        raise StudyError(f"the study's database cannot be read ({error})", where=str(folder / DATABASE)) from error
+    try:
+        return found, dict(read_sealed(folder / DEFINITION)["definition"])
+    except (ValueError, KeyError, TypeError) as error:
+        if found.definition is None:
+            raise StudyError(
+                f"{error}, and the database does not hold the study's definition any more",
+                where=str(folder / DEFINITION),
+                cure=f"restore {DEFINITION} from a copy, then run it again; nothing was changed",
+            ) from None
+        return found, found.definition
