@@ -9,6 +9,7 @@ from typing import Any
 
 from autopeft.errors import AutoPeftError
 from autopeft.job import Job, Outcome
+from autopeft.redaction import redacted
 from autopeft.study.definition import StudyDefinition, library_versions
 from autopeft.study.folders import canonical
 from autopeft.study.limits import Terms
@@ -138,7 +139,7 @@ class Ledger:
         if losses >= RETRIES:
             failure = Failure("crashed", f"its worker vanished {losses + 1} times: {reason}")
             return self.tell(number, failure, seconds=seconds)
-        return self._requeue(self.trial(number), {"reason": reason, "lost": True, SECONDS: round(seconds, 3)})
+        return self._requeue(self.trial(number), {"reason": redacted(reason), "lost": True, SECONDS: round(seconds, 3)})
 
     def interrupt(self, number: int, reason: str, seconds: float = 0.0) -> Trial:
         """Records that a running trial was given up; it is queued when the study is next opened for writing."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from autopeft.job import Outcome
+from autopeft.redaction import redacted
 from autopeft.study.folders import canonical, require_files
 from autopeft.trial import Cost, Failure, Problem, Trial, TrialStatus
 
@@ -15,9 +16,10 @@ from autopeft.trial import Cost, Failure, Problem, Trial, TrialStatus
 def ended(trial: Trial, result: Outcome | Failure, problem: Problem) -> Trial:
     """Returns the final record of a trial.
 
-    Objectives that are known functions of the configuration are filled in. A number that is not finite fails the
-    trial, since no front and no model could use it; so does an objective that is missing, and whatever else cannot be
-    stored: a record that the disk refused each time would stop the study for good.
+    Secrets are taken out of what a failure says. Objectives that are known functions of the configuration are filled
+    in. A number that is not finite fails the trial, since no front and no model could use it; so does an objective that
+    is missing, and whatever else cannot be stored: a record that the disk refused each time would stop the study for
+    good.
 
     Args:
         trial: The record before.
@@ -25,7 +27,8 @@ def ended(trial: Trial, result: Outcome | Failure, problem: Problem) -> Trial:
         problem: Names the objectives.
     """
     if isinstance(result, Failure):
-        return replace(trial, status=TrialStatus.FAILED, failure=result)
+        clean = replace(result, message=redacted(result.message), traceback=redacted(result.traceback))
+        return replace(trial, status=TrialStatus.FAILED, failure=clean)
     try:
         objectives = {_name(name): float(value) for name, value in result.objectives.items()}
         detail = _finite(dict(result.detail))

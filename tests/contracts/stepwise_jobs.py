@@ -62,3 +62,7 @@ def steps_logged(path: Path) -> dict[int, list[int]]:
         number, step = map(int, line.split())
         found.setdefault(number, []).append(step)
     return found
+
+
+def tell_a_secret(job: Job, report: Report = SILENT) -> Outcome:
+    raise ValueError(f"no access with {os.environ['HF_TOKEN']}")

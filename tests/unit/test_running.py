@@ -363,3 +363,20 @@ def test_a_worker_process_reports_progress_while_it_runs(path: Path, log: Path) 
     with Study.start(path, definition(trials=1, evaluate=f"{STEPWISE}:stepwise")) as study:
         study.run(progress=note)
     assert messages == [f"step {k}/{STEPS}" for k in range(1, STEPS + 1)]
+
+
+# -- what is stored --
+
+
+@pytest.mark.parametrize("executor", ["inline", "process"])
+def test_secrets_in_an_error_are_not_stored(path: Path, executor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "abcdefgh-not-for-the-disk")
+    with Study.start(path, definition(trials=1, evaluate=f"{STEPWISE}:tell_a_secret")) as study:
+        study.run(executor=executor)
+        failure = study.trial(0).failure
+        assert failure is not None
+        assert failure.message == "ValueError: no access with [redacted: HF_TOKEN]"
+        assert "tell_a_secret" in failure.traceback
+    stored = [file.read_bytes() for file in path.rglob("*") if file.is_file()]
+    assert not any(b"not-for-the-disk" in content for content in stored)
+    assert any(b"[redacted: HF_TOKEN]" in content for content in stored)

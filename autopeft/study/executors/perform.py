@@ -6,6 +6,7 @@ import traceback
 
 from autopeft.errors import AutoPeftError, InputError, MissingExtra, TrainingError
 from autopeft.job import SILENT, Job, JobStopped, Outcome, Report
+from autopeft.redaction import redacted
 from autopeft.study.executors.base import Ending, Evaluate, Failed, Finished, Lost, named
 from autopeft.study.executors.memory import measure
 from autopeft.trial import Failure
@@ -37,7 +38,7 @@ def perform(evaluate: Evaluate | str, job: Job, report: Report = SILENT) -> Endi
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Returns the record of an exception: its kind, its first line and its traceback.
+    """Returns the record of an exception, without secrets: its kind, its first line and its traceback.
 
     Example:
         >>> failure_of(MemoryError()).kind
@@ -53,4 +54,5 @@ def failure_of(error: BaseException) -> Failure:
     else:
         memory = memory or (isinstance(error, RuntimeError) and any(words in text.lower() for words in _NO_MEMORY))
         kind, message = "out_of_memory" if memory else "error", f"{name}: {text}" if text else name
-    return Failure(kind, message.splitlines()[0][:500], "".join(traceback.format_exception(error)))
+    first = next(iter(redacted(message).splitlines()), name)
+    return Failure(kind, first[:500], redacted("".join(traceback.format_exception(error))))
