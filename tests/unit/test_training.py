@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import json
+import os
 import shutil
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import dynamic_module_utils
 
 from autopeft import adapters, tasks, worker
 from autopeft.backbones import inject, load_backbone
@@ -18,7 +27,7 @@ from autopeft.errors import InputError, TrainingError
 from autopeft.families import StockHead
 from autopeft.heads import Head
 from autopeft.heads.layer import HeadLayer
-from autopeft.job import Job
+from autopeft.job import Job, JobStopped, Outcome, Report
 from autopeft.modules import FullFineTuning, Lora, Prefix, SerialAdapter
 from autopeft.setting import Recipe, Setting, describe_backbone
 from autopeft.shapes import Slot
@@ -325,3 +334,106 @@ def test_weights_missing_from_a_checkpoint_are_noticed(backbone: Path, tmp_path:
         else:
             with pytest.raises(InputError, match=r"lacks 16 weights, the first is 'encoder\.layer\.2"):
                 load_backbone(described)
+
+
+REMOTE = """
+from pathlib import Path
+from transformers import BertModel
+Path({mark!r}).touch()
+class Marked(BertModel):
+    pass
+"""
+
+
+@pytest.fixture
+def foreign(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setting:
+    """A setting whose backbone and tokenizer bring code that leaves a mark when it is imported."""
+    folder = tmp_path / "foreign"
+    shutil.copytree(setting.backbone.reference, folder)
+    for name, of in (
+        ("config.json", {"AutoModel": "m.Marked"}),
+        ("tokenizer_config.json", {"AutoTokenizer": ["t.Marked", "t.Marked"]}),
+    ):
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**content, "auto_map": of}))
+    for name in ("m", "t"):
+        (folder / f"{name}.py").write_text(REMOTE.format(mark=str(tmp_path / f"{name}.ran")))
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the cache is added to it
+    return replace(setting, backbone=describe_backbone(str(folder)))
+
+
+def test_code_that_comes_with_a_backbone_runs_only_where_it_is_asked_for(foreign: Setting, tmp_path: Path) -> None:
+    def provenance(outcome: Outcome) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(outcome.files["adapter_config.json"])["provenance"]
+        return found
+
+    own = worker.evaluate(job(foreign))
+    assert "remote_code" not in provenance(own)
+    assert list(tmp_path.glob("*.ran")) == []
+    trusted = worker.evaluate(job(foreign, trust_remote_code=True))
+    assert provenance(trusted)["remote_code"] is True
+    assert [mark.name for mark in tmp_path.glob("*.ran")] == ["m.ran"]  # the tokenizer's is never asked for
+    assert worker.load_setting(foreign, trust_remote_code=True).model.__class__.__name__ == "Marked"
+    assert worker.load_setting(foreign).model.__class__.__name__ == "BertModel"
+    assert worker.evaluate(job(foreign)).files == own.files
+    assert trusted.objectives["quality"] == own.objectives["quality"]  # what it inherits is BERT
+
+
+def test_trust_where_there_is_no_code_changes_nothing(setting: Setting) -> None:
+    assert worker.evaluate(job(setting, trust_remote_code=True)).files == worker.evaluate(job(setting)).files
+
+
+def test_trusted_code_that_is_absent_is_refused(foreign: Setting) -> None:
+    (Path(foreign.backbone.reference) / "m.py").unlink()
+    with pytest.raises(InputError, match="its code cannot be used"):
+        worker.evaluate(job(foreign, trust_remote_code=True))
+
+
+def resident() -> int:
+    """Resident bytes once all that can be given back has been given back."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class StopAfter(Report):
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def progress(self, message: str) -> None:
+        pass
+
+    def checkpoint(self, files: Mapping[str, bytes]) -> None:
+        pass
+
+    @property
+    def stopping(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
+def test_fifty_trials_in_one_process_take_no_more_memory_than_ten(setting: Setting) -> None:
+    """Trials of every kind and ending: trained, fully fine-tuned, failed, stopped, and two probes, which take longer."""
+    full = Configuration((Placement(Slot("backbone", 0, "all"), FullFineTuning()),), Training(1e-3))
+    ruined = replace(MIXED, training=Training(1e30, 1e30))
+    found = {}
+    for i in range(1, 51):
+        configuration = Configuration() if i in (2, 22) else (MIXED, full, MIXED, ruined, full)[i % 5]
+        ending = (
+            pytest.raises(TrainingError) if i % 5 == 3 else pytest.raises(JobStopped) if i % 5 == 4 else nullcontext()
+        )
+        with ending:
+            few = job(setting, configuration, seed=i, budget=Budget(32, 2), checkpoint_seconds=0.0)
+            worker.evaluate(few, StopAfter(2 if i % 5 == 4 else -1))
+        if i in (10, 50):
+            found[i] = (
+                resident(),
+                sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects()),
+                len(gc.get_objects()),
+            )
+    assert found[50][0] < 1.02 * found[10][0]
+    # The tiny models' share of the process is small: what is left of a trial shows as objects long before.
+    assert found[50][1] == found[10][1]
+    assert found[50][2] < found[10][2] + 400
