@@ -6,6 +6,9 @@ what only some executors promise is tested beside them.
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -25,6 +28,7 @@ from autopeft.study.executors.base import (
 )
 from autopeft.study.executors.inline import InlineExecutor
 from autopeft.study.executors.process import ProcessExecutor
+from autopeft.study.signals import StopNow, StopRequests
 from tests.contracts import cheap_jobs
 from tests.contracts.cheap_jobs import HERE, some_job
 from tests.contracts.polling import collect, ending, failure, poll_for, result
@@ -189,12 +193,30 @@ def test_a_stopped_job_hands_over_a_checkpoint_and_goes_on_from_there(make_elsew
 
 
 def test_a_stop_does_not_reach_a_later_attempt_of_the_same_job(make_elsewhere: Make) -> None:
-    executor = make_elsewhere("slow")
+    executor = make_elsewhere("stopped_only_again")
     executor.submit(some_job(0))
     poll_for(executor, Started)
-    executor.stop(0)  # it does not listen
+    executor.stop(0)
     assert isinstance(ending(executor), Finished)
-    assert isinstance(result(executor, some_job(0)), Finished)
+    assert isinstance(result(executor, replace(some_job(0), checkpoint={"step": b"1"})), Finished)
+
+
+def test_a_wait_that_a_signal_ends_costs_nothing(make_elsewhere: Make) -> None:
+    executor = make_elsewhere("until_stopped")
+    executor.submit(some_job(0))
+    poll_for(executor, Progress)
+    terminate = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
+
+    def wait_on() -> None:
+        terminate.start()
+        while True:
+            executor.poll(5.0)
+
+    with StopRequests() as stop, pytest.raises(StopNow), stop.waiting():
+        wait_on()
+    executor.stop(0)
+    events = of(collect(executor, 1), 0)
+    assert [type(e) for e in events[-2:]] == [Checkpoint, Lost]
 
 
 def test_a_job_that_waits_and_is_stopped_never_starts(make: Make) -> None:

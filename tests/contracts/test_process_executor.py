@@ -15,12 +15,14 @@ import pytest
 
 from autopeft.errors import InputError
 from autopeft.study.executors.base import (
+    Checkpoint,
     Device,
     Event,
     Failed,
     Finished,
     Heartbeat,
     Lost,
+    Progress,
     Resources,
     Started,
 )
@@ -86,6 +88,28 @@ def test_a_worker_killed_from_outside_loses_its_job(processes: Make) -> None:
     event = ending(executor)
     assert isinstance(event, Lost)
     assert (event.reason, event.stopped) == ("the worker process was killed (SIGKILL)", False)
+
+
+def test_a_worker_that_is_terminated_hands_over_the_checkpoint_first(processes: Make) -> None:
+    executor = processes("until_stopped")
+    executor.submit(some_job())
+    poll_for(executor, Progress)
+    (worker,) = executor.processes
+    os.kill(worker, signal.SIGTERM)
+    checkpoint, lost = collect(executor, 1)[-2:]
+    assert isinstance(checkpoint, Checkpoint)
+    assert isinstance(lost, Lost)
+    assert (lost.reason, lost.stopped) == ("its worker process was terminated (SIGTERM)", False)
+    wait_until(lambda: not alive(worker))
+
+
+def test_an_idle_worker_that_is_terminated_goes(processes: Make) -> None:
+    executor = processes("formula")
+    assert isinstance(result(executor, some_job(0)), Finished)
+    (worker,) = executor.processes
+    os.kill(worker, signal.SIGTERM)
+    wait_until(lambda: not alive(worker))
+    assert isinstance(result(executor, some_job(1)), Finished)
 
 
 def test_a_worker_killed_between_jobs_is_replaced(processes: Make) -> None:

@@ -48,6 +48,8 @@ class ProcessExecutor(Executor):
     Such a process is replaced, and so is one whose job ran out of memory or whose memory grows from job to job, so that
     memory returns to where it was.
 
+    SIGTERM lets a worker hand over its job's checkpoint before it goes, where the job listens; its job is lost too.
+
     Jobs begin in the order in which they were submitted: one that waits for memory or devices lets no other pass.
 
     Args:

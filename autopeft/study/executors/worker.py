@@ -14,12 +14,13 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+from types import FrameType
 from typing import Any, final
 
 from autopeft.job import Job, Report
-from autopeft.study.executors.base import Checkpoint, Ending, Failed, Finished, Heartbeat, Progress, Started
+from autopeft.study.executors.base import Checkpoint, Ending, Failed, Finished, Heartbeat, Lost, Progress, Started
 from autopeft.study.executors.memory import resident, resident_after_cleaning
 from autopeft.study.executors.perform import failure_of, perform
 
@@ -61,16 +62,23 @@ def main(jobs: int, lifeline: int, driver: int, evaluate: str, memory_limit: int
     if memory_limit:
         resource.setrlimit(resource.RLIMIT_DATA, (memory_limit, memory_limit))
     line = _Line(Connection(jobs))
+    _leave_in_order(line)
     least = 0
     while True:
         job = line.take()
         if job is None:
-            return
+            break
         line.begin(job.number)
-        line.end(perform(evaluate, job, _LineReport(line, job.number)))
+        ended = perform(evaluate, job, _LineReport(line, job.number))
+        if isinstance(ended, Lost) and not line.asked(job.number):
+            ended = replace(ended, reason="its worker process was terminated (SIGTERM)", stopped=False)
+        line.end(ended)
         memory = resident_after_cleaning(least)
         least = min(least or memory, memory)
         line.send(Rested(memory))
+    if line.terminated:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _Line:
@@ -82,7 +90,7 @@ class _Line:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._given: int | None = None  # the job that came last
         self._running: int | None = None
-        self._stopped = False
+        self._stopped = self.terminated = False
         for work in (self._listen, self._beat):
             threading.Thread(target=work, daemon=True).start()
 
@@ -90,9 +98,14 @@ class _Line:
         """Waits for the next job; None once there will be none."""
         return self._jobs.get()
 
-    def stopping(self, number: int) -> bool:
-        """Says whether that job was asked to stop."""
+    def asked(self, number: int) -> bool:
+        """Says whether the driver has asked that job to stop."""
         return self._stopped and self._given == number
+
+    def terminate(self) -> None:
+        """Lets the job that runs be the last, and asks it to stop; safe within a signal handler."""
+        self.terminated = True
+        self._jobs.put(None)
 
     def begin(self, number: int) -> None:
         """Tells that a job runs; from now on there are heartbeats."""
@@ -155,7 +168,21 @@ class _LineReport(Report):
 
     @property
     def stopping(self) -> bool:
-        return self._line.stopping(self._number)
+        return self._line.terminated or self._line.asked(self._number)
+
+
+def _leave_in_order(line: _Line) -> None:
+    """Makes SIGTERM ask for the job's checkpoint first: where a machine goes down, every process of it gets one."""
+    worker = os.getpid()
+
+    def on_terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature is Python's
+        if os.getpid() == worker:
+            line.terminate()
+        else:  # a fork of it, made by the job
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, on_terminate)
 
 
 def _die_with(driver: int, lifeline: int) -> None:
