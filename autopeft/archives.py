@@ -199,11 +199,13 @@ class _Bounded:
         self.left: int | None = None
 
     def read(self, size: int = -1) -> bytes:
-        if self.left is not None:
-            if size < 0 or size > self.left:
+        if self.left is None:
+            found: bytes = self._stream.read(size)
+        else:
+            found = self._stream.read(size if 0 <= size <= self.left else self.left + 1)
+            self.left -= len(found)
+            if self.left < 0:
                 raise _refused(f"a header takes more than {_HEADER:,} bytes, or there are too many members")
-            self.left -= size
-        found: bytes = self._stream.read(size)
         if self._stream.tell() > self._end:
             raise _refused("it unpacks to more than is allowed")
         return found

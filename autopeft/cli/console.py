@@ -42,10 +42,10 @@ def print_json(value: Any) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Prints a table; columns whose name ends with ">" are set to the right."""
-    made = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, title_style="bold")
+    made = Table(title=visible(title) or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, title_style="bold")
     for name in columns:
         right = name.endswith(">")
-        made.add_column(name.removesuffix(">"), justify="right" if right else "left", no_wrap=right)
+        made.add_column(Text(visible(name.removesuffix(">"))), justify="right" if right else "left", no_wrap=right)
     for row in rows:
         made.add_row(*(Text(visible(cell)) for cell in row))
     console().print(made, soft_wrap=False)
