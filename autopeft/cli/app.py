@@ -17,6 +17,7 @@ from autopeft.cli import (
     pareto,
     plan,
     predict,
+    repair,
     report,
     search,
     show,
@@ -98,7 +99,7 @@ def flowing(text: str) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
-VERBS = (init, validate, plan, search, status, pareto, show, train, predict, export, report, doctor, demo)
+VERBS = (init, validate, plan, search, status, pareto, show, train, predict, export, report, repair, doctor, demo)
 for _module in VERBS:
     app.command(_module.__name__.rpartition(".")[2], help=flowing(_module.run.__doc__ or ""))(_module.run)
 

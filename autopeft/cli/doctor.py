@@ -22,21 +22,12 @@ OPTIONAL = {"peft": "peft", "datasets": "datasets", "pyarrow": "datasets", "gt-a
 
 def run(
     load: Annotated[bool, typer.Option("--load", help="Also import torch and transformers, in seconds.")] = False,
-    rebuild: Annotated[
-        str | None,
-        typer.Option(metavar="STUDY", help="Make a study's damaged database anew instead.", show_default=False),
-    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show what this machine offers: versions, threads, memory, backbones, demo, data. Needs no network.
 
-    With --rebuild, make the database of a damaged study anew from its trial folders; the old one is kept beside it.
-
     Example: autopeft doctor --load
     """
-    if rebuild is not None:
-        _rebuild(rebuild, as_json)
-        return
     from autopeft.cli.console import print_json
     from autopeft.families.base import FAMILIES
     from autopeft.version import __version__
@@ -91,20 +82,6 @@ def _print(value: dict[str, Any]) -> None:
     for problem in problems:
         say(f"problem: {problem}")
     say("no problem found" if not problems else f"{len(problems)} problem(s) found")
-
-
-def _rebuild(folder: str, as_json: bool) -> None:
-    from autopeft.cli.console import print_json, say
-    from autopeft.study.study import Study
-
-    with Study.rebuild(folder) as study:
-        kept, damaged = len(study.trials), [str(damage) for damage in study.damaged]
-    if as_json:
-        print_json({"schema": 1, "study": folder, "trials": kept, "damaged": damaged})
-        return
-    say(f"study {folder}: {kept} finished trials are in the new database; the old one is kept beside it")
-    for damage in damaged:
-        say(f"warning: {damage}; it is left out", stderr=True)
 
 
 def _version(name: str) -> str | None:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from autopeft.errors import InputError, StudyError
 from autopeft.study.folders import (
@@ -97,18 +97,23 @@ class Checkpoints:
         if not final.exists():
             return {}
         try:
-            content = read_sealed(final / RECORD)
-            try:
-                same = (content["trial"], content["proposal"]) == (trial.number, checksum(trial.proposal.to_dict()))
-                digests = dict(content["files"])
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"is not a checkpoint ({error!r})") from None
-            return read_files(final, digests, RECORD) if same else {}
+            number, proposal, files = self._checked(trial.number)
         except ValueError as error:
             self.damaged.append(Damage(f"checkpoints/{final.name}", f"{error}; trial {trial.number} begins anew"))
             with suppress(OSError):
                 set_apart(self._study, final, str(error))
             return {}
+        return files if (number, proposal) == (trial.number, checksum(trial.proposal.to_dict())) else {}
+
+    def damage(self, number: int) -> str | None:
+        """Returns what is wrong with the checkpoint of a trial; None where nothing is, or there is none."""
+        if not self._places(number)[0].exists():
+            return None
+        try:
+            self._checked(number)
+        except ValueError as error:
+            return str(error)
+        return None
 
     def delete(self, number: int) -> None:
         """Removes the checkpoint of a trial, where it has one."""
@@ -130,6 +135,16 @@ class Checkpoints:
         """Returns where a checkpoint is, where it is written, and where the older one waits for its removal."""
         name = f"{number:04d}"
         return self._root / name, self._root / f".{name}.new", self._root / f".{name}.old"
+
+    def _checked(self, number: int) -> tuple[Any, Any, dict[str, bytes]]:
+        """Returns whose checkpoint it is, of which proposal, and its files; raises ValueError where it is damaged."""
+        place = self._places(number)[0]
+        content = read_sealed(place / RECORD)
+        try:
+            of, proposal, digests = content["trial"], content["proposal"], dict(content["files"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"is not a checkpoint ({error!r})") from None
+        return of, proposal, read_files(place, digests, RECORD)
 
     def _rescue(self, number: int) -> None:
         """Ends a `write` that was killed between its two renamings; the new one was complete by then."""

@@ -63,12 +63,17 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def sealed(content: Mapping[str, Any]) -> bytes:
+    """Returns readable JSON that carries its own checksum; inverse of `read_sealed`."""
+    whole = {**content, "checksum": checksum(content)}
+    return (json.dumps(whole, indent=2, allow_nan=False) + "\n").encode()
+
+
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
     """Writes readable JSON that carries its own checksum: complete under `path`, or not there at all."""
-    sealed = {**content, "checksum": checksum(content)}
     draft = path.with_name(f".{path.name}.new")
     try:
-        write_synced(draft, (json.dumps(sealed, indent=2, allow_nan=False) + "\n").encode())
+        write_synced(draft, sealed(content))
         draft.replace(path)
     except OSError:
         with suppress(OSError):
@@ -118,7 +123,7 @@ def fill_folder(folder: Path, files: Mapping[str, bytes], record: str, content: 
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_synced(folder / name, data)
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
-    write_sealed(folder / record, {**content, "files": digests})
+    write_synced(folder / record, sealed({**content, "files": digests}))
     for part in {folder, *((folder / name).parent for name in files)}:
         sync_folder(part)
     return digests
@@ -198,6 +203,12 @@ class TrialFolders:
     def written(self, number: int) -> dict[str, str]:
         """Returns the digests of the files of a trial whose folder this object wrote last; empty for another."""
         return dict(self._written.get(number, {}))
+
+    def digests(self, number: int) -> dict[str, str]:
+        """Returns the digests of a trial's files as `trial.json` has them; raises ValueError where that is damaged."""
+        return {
+            str(name): str(stated) for name, stated in dict(read_sealed(self.path(number) / RECORD)["files"]).items()
+        }
 
     def lost(self, number: int) -> str | None:
         """Returns why the files of a trial are not there any more; None where nothing was lost."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autopeft.study.folders import Damage, TrialFolders, read_sealed
 from autopeft.study.rows import Rows, StudyEvent, event_from, read_record, trial_from
-from autopeft.trial import Trial
+from autopeft.trial import Trial, TrialStatus
 
 DEFINITION = "study.json"
 TEST_OPENED = "test split opened"
@@ -30,11 +30,17 @@ def heal(rows: Rows, folders: TrialFolders) -> list[Damage]:
 
 
 def adopt_folders(rows: Rows, folders: TrialFolders) -> list[Damage]:
-    """Takes up the trial folders that the database knows nothing of; returns what was missing or damaged."""
-    known = set(rows.trials()[0]) | {int(d.name[6:]) for d in rows.quarantined() if d.name.startswith("trial ")}
+    """Takes up the trial folders that the database knows nothing of; returns what was missing or damaged.
+
+    A trial that was killed between its folder and its row is completed.
+    """
+    trials = rows.trials()[0]
+    known = set(trials) | {int(d.name[6:]) for d in rows.quarantined() if d.name.startswith("trial ")}
     damages = []
     for number in folders.numbers():
         if number in known:
+            if number in trials and not trials[number].status.final:
+                _end(rows, trials[number], folders)
             continue
         try:
             trial = folders.read(number)
@@ -42,11 +48,26 @@ def adopt_folders(rows: Rows, folders: TrialFolders) -> list[Damage]:
             damages.append(Damage(f"trials/{number:04d}", str(error)))
             rows.set_apart(f"trial {number}", number, f"{error}; left out")
             continue
-        rows.log(RESTORED, number, {"reason": "it was missing"})
+        rows.log(RESTORED, number, {"reason": "it was missing", "files": folders.digests(number)})
         rows.put_trial(trial)
         note_what_it_tells(rows, trial, folders)
         damages.append(Damage(f"trial {number}", "was missing; restored from its folder"))
     return damages
+
+
+def _end(rows: Rows, trial: Trial, folders: TrialFolders) -> None:
+    """Ends an unfinished trial whose folder says that it was completed: its row is what could not be written.
+
+    A folder of a failed trial says nothing, since such a trial may have been queued again.
+    """
+    try:
+        ended = folders.read(trial.number)
+    except ValueError:
+        return
+    if ended.status in (TrialStatus.COMPLETED, TrialStatus.PRUNED) and ended.proposal == trial.proposal:
+        detail = {"reason": "its folder was complete", "files": folders.digests(trial.number)}
+        rows.log(str(ended.status), trial.number, detail)
+        rows.put_trial(ended)
 
 
 def note_what_it_tells(rows: Rows, trial: Trial, folders: TrialFolders) -> None:

@@ -106,7 +106,8 @@ def require_known(version: int, path: Path) -> None:
         raise StudyError(
             f"the study has format {version}, this release reads up to {SCHEMA_VERSION}",
             where=str(path),
-            cure="open it with the release that wrote it, or update autopeft",
+            cure="open it with the release that wrote it, or update autopeft; if there was none, the number is "
+            "damaged: autopeft repair",
         )
     if version < 1:
         raise sqlite3.DatabaseError(f"it says that it has format {version}")

@@ -203,11 +203,10 @@ class Store:
     @property
     def damaged(self) -> tuple[Damage, ...]:
         """Records found damaged since it was opened, with what became of them, and trials whose files are lost."""
-        trials = self._load()
-        events = self.events()
-        lost = {e.trial: str(e.detail.get("reason")) for e in events if e.kind == FILES_LOST and e.trial in trials}
-        marks = (Damage(f"trials/{n:04d}", reason) for n, reason in lost.items() if trials[n or 0].status.final)
-        return (*self._damaged.values(), *marks)
+        self._load()
+        marked = dict.fromkeys(e.trial for e in self.events(FILES_LOST) if e.trial is not None)
+        lost = {f"trials/{n:04d}": self.trial_folders.lost(n) for n in marked}
+        return (*self._damaged.values(), *(Damage(name, reason) for name, reason in lost.items() if reason))
 
     def definition(self) -> dict[str, Any]:
         """Returns the definition the study was made with; raises StudyError where its record is damaged."""
