@@ -415,7 +415,7 @@ class StopAfter(Report):
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
 def test_fifty_trials_in_one_process_take_no_more_memory_than_ten(setting: Setting) -> None:
-    """Trials of every kind and ending: trained, fully fine-tuned, failed, stopped, and two probes, which take longer."""
+    """Trials of every kind and ending: trained, fully fine-tuned, failed, stopped, and two slower probes."""
     full = Configuration((Placement(Slot("backbone", 0, "all"), FullFineTuning()),), Training(1e-3))
     ruined = replace(MIXED, training=Training(1e30, 1e30))
     found = {}
