@@ -201,7 +201,7 @@ def test_an_adapter_whose_bytes_have_changed_is_not_given_away(cli: Run, study: 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_database_is_rebuilt_by_the_command_that_the_refusal_names(
+def test_a_damaged_database_is_mended_by_the_command_that_the_refusal_names(
     cli: Run, study: str, tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy"
@@ -210,12 +210,14 @@ def test_a_damaged_database_is_rebuilt_by_the_command_that_the_refusal_names(
     (copy / "study.sqlite").write_bytes(b"no database" * 1000)
     refused = cli("pareto", copy)
     assert refused.exit_code == 2
-    command = shlex.split(refused.stderr.strip().rpartition(": ")[2])
-    assert command[:3] == ["autopeft", "doctor", "--rebuild"]
+    command = shlex.split(refused.stderr.strip().rpartition("; ")[2])
+    assert command[:2] == ["autopeft", "repair"]
+    assert cli(*command[1:], "--check").exit_code == 1
     done = cli(*command[1:])
     assert done.exit_code == 0, done.output
-    finished = sum(payload(cli, "status", study)["states"].values())
-    assert f"{finished} finished trials" in done.stdout
+    trials = sum(payload(cli, "status", study)["states"].values())
+    assert f"1 wrong, mended; {trials} trials" in done.stdout
+    assert json.loads(cli(*command[1:], "--check", "--json").stdout)["healthy"]
     assert payload(cli, "pareto", copy)["front"] == before["front"]
     assert list(copy.glob("study.sqlite.old-*"))
 
