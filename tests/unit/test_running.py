@@ -260,6 +260,21 @@ def test_what_a_failed_trial_used_is_kept(path: Path) -> None:
         assert study.trial(0).cost == Cost(1.0, 2.0, 3)
 
 
+def test_an_inline_trial_that_is_cut_off_keeps_its_checkpoint(path: Path, log: Path) -> None:
+    def cut_off(job: Job, report: Report = SILENT) -> Outcome:
+        if not stepwise_jobs.done(job):
+            report.checkpoint({"steps": b"5"})
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1.0)
+        return stepwise_jobs.stepwise(job, report)
+
+    with Study.start(path, definition(trials=1)) as study:
+        assert study.run(executor=InlineExecutor(cut_off)).stopped == "terminated"
+        assert study.trial(0).status is TrialStatus.INTERRUPTED
+        assert study.run(executor=InlineExecutor(cut_off)).completed == 1
+    assert steps_logged(log) == {0: [5]}
+
+
 # -- terms --
 
 
