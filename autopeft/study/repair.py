@@ -132,7 +132,8 @@ def repair(folder: Path) -> RepairReport:
     broken, kept = _broken(folder), None
     lines: list[Finding] = []
     if broken is None:
-        lines += _definition_rescued(folder)
+        lines += _definition_findings(folder)
+        _rescue_definition(folder)
         store = Store.open(folder)
     else:
         before = set(folder.glob(f"{DATABASE}.old-*"))
@@ -143,10 +144,9 @@ def repair(folder: Path) -> RepairReport:
         aside = f", and is kept as {kept}" if kept else ""
         lines.append(Finding(DATABASE, broken, f"made anew from {_counted(found)} and the trial folders{aside}"))
     with store:
-        marks = {f"trials/{e.trial:04d}" for e in store.events(FILES_LOST) if e.trial is not None}
-        lines += [
-            Finding(d.name, *_split(d.reason)) for d in store.damaged if d.name not in marks and "/" not in d.name
-        ]
+        told = {finding.name for finding in lines}
+        damaged = [d for d in store.damaged if d.name not in told and not d.name.startswith("trials/")]
+        lines += [Finding(d.name, *_split(d.reason)) for d in damaged]
         trials, events = {t.number: t for t in store.trials()}, store.events()
         for finding, mend in _folder_findings(folder, trials, events):
             mend(store)
@@ -155,11 +155,11 @@ def repair(folder: Path) -> RepairReport:
 
 
 def _require_study(folder: Path) -> None:
-    with suppress(StudyError):  # a database that cannot be used is what this is for
-        if not Store.exists(folder):
-            raise FileNotFoundError
+    try:
+        there = Store.exists(folder)
+    except StudyError:  # a database that cannot be used is what this is for
         return
-    if not (folder / DATABASE).exists():
+    if not there:
         raise StudyError("there is no study here", where=str(folder), cure="check the path")
 
 
@@ -205,16 +205,14 @@ def _definition_findings(folder: Path) -> list[Finding]:
     return []
 
 
-def _definition_rescued(folder: Path) -> list[Finding]:
-    """Writes `study.json` from an older version found in the database, where the definition is in neither place."""
+def _rescue_definition(folder: Path) -> None:
+    """Where the definition is in neither place, writes `study.json` from an older version found in the database."""
     with Store.open(folder, readonly=True) as store, suppress(StudyError):
         store.definition()
-        return []
+        return
     _, definition = found_in(folder)
-    found = _definition_findings(folder)
-    if found:
+    if _definition_findings(folder):
         write_sealed(folder / DEFINITION, {"format": SCHEMA_VERSION, "definition": dict(definition)})
-    return found
 
 
 def _unknown(folder: Path, known: set[int]) -> list[Finding]:
