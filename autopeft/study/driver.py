@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from autopeft.errors import AutoPeftError
 from autopeft.study.executors.base import Checkpoint, Event, Executor, Failed, Finished, Lost
 from autopeft.study.failing import Failures
-from autopeft.study.ledger import Ledger
+from autopeft.study.ledger import Ended, Ledger
 from autopeft.study.limits import Allowance, Terms
 from autopeft.study.signals import StopNow, StopRequests
 from autopeft.trial import Failure, Trial, TrialStatus
@@ -22,6 +22,15 @@ Watch = Callable[[Event, Trial], None]
 
 Following = Callable[[int, int], list[Trial]]
 """Given the number of free workers and of running trials, returns queued trials to begin; none where there are none."""
+
+Ahead = Callable[[int], object]
+"""Queues new trials while all workers are busy, until as many wait as the number says, where any more are wanted."""
+
+AHEAD_FROM = 16
+"""With at least this many workers trials are proposed before a worker is free, so that it need not wait for that. With
+fewer none is: each then knows all that has ended, and a searcher is hardly ever what a worker waits for."""
+AT_ONCE = 32
+"""Most trials that are proposed or begun together, unless all are: the first of them shall not wait for the last."""
 
 Stopped = Literal["finished", "exhausted", "interrupted", "terminated", "failing", "budget", "stop file"]
 
@@ -71,9 +80,17 @@ class TrainingStoppedError(AutoPeftError):
 
 
 def drive(
-    ledger: Ledger, following: Following, executor: Executor, watch: Watch, terms: Terms, allowance: Allowance
+    ledger: Ledger,
+    following: Following,
+    executor: Executor,
+    watch: Watch,
+    terms: Terms,
+    allowance: Allowance,
+    ahead: Ahead = lambda most: None,
 ) -> RunReport:
     """Runs trials until there is none left to begin, or until it is told to stop.
+
+    Every worker gets a new trial as soon as its last one has ended; what has ended by then is recorded together.
 
     Args:
         ledger: Records every step.
@@ -82,11 +99,12 @@ def drive(
         watch: Called with every event after it is recorded.
         terms: How trials are run.
         allowance: Says when the limits are reached.
+        ahead: Prepares trials for workers that are still busy, where there are `AHEAD_FROM` or more.
 
     Returns:
         How it ended. Where it stopped early, trials that were running are recorded as interrupted.
     """
-    loop = _Loop(ledger, following, executor, watch, terms, allowance)
+    loop = _Loop(ledger, following, executor, watch, terms, allowance, ahead)
     with StopRequests() as stop:
         try:
             while loop.step(stop):
@@ -113,9 +131,10 @@ class _Loop:
         watch: Watch,
         terms: Terms,
         allowance: Allowance,
+        ahead: Ahead,
     ) -> None:
         self._ledger, self._following, self._executor, self._watch = ledger, following, executor, watch
-        self._terms, self._allowance = terms, allowance
+        self._terms, self._allowance, self._ahead = terms, allowance, ahead
         self._running: set[int] = set()
         self._completed = self._failed = 0
         self.failures = Failures()
@@ -123,28 +142,30 @@ class _Loop:
 
     def step(self, stop: StopRequests) -> bool:
         """Fills the workers and handles what happened; says whether there is more to do."""
-        if not stop.soon:
-            self._fill()
+        self._fill(stop)
         stop.raise_if_now()
         if not self._running:
             return False
         with stop.waiting():
             events = self._executor.poll(POLL_SECONDS)
-        for event in events:
-            self._handle(event)
+        self._handle(events)
         return not self.failures.row
 
-    def _fill(self) -> None:
-        while (free := self._executor.capacity - len(self._running)) > 0:
+    def _fill(self, stop: StopRequests) -> None:
+        """Begins trials on all free workers, then has some prepared for those that will be free next."""
+        while not stop.soon and (free := self._executor.capacity - len(self._running)) > 0:
             self.ended = self._allowance.over()
-            trials = [] if self.ended else self._following(free, len(self._running))
+            most = free if self._terms.synchronous else min(free, AT_ONCE)
+            trials = [] if self.ended else self._following(most, len(self._running))
             if not trials:
                 return
-            for trial in trials:
-                job = self._ledger.begin(trial.number, self._terms)
+            jobs = self._ledger.begin_all([trial.number for trial in trials], self._terms)
+            for trial, job in zip(trials, jobs, strict=True):
                 self._running.add(trial.number)
                 self._allowance.begin(trial.number)
                 self._executor.submit(job, self._terms.needed(trial.configuration))
+        if not stop.soon and self._executor.capacity >= AHEAD_FROM and not self._allowance.over():
+            self._ahead(self._executor.capacity // 8)
 
     def give_up(self, reason: str, stop: StopRequests, grace: float = 0.0) -> None:
         """Stops the running trials and records that.
@@ -159,8 +180,10 @@ class _Loop:
                 self._executor.stop(number)
             end, asked = time.monotonic() + grace, stop.count
             while self._running and time.monotonic() < end and stop.count == asked:
-                for event in self._executor.poll(POLL_SECONDS):
-                    self._handle(event, reason)
+                self._handle(self._executor.poll(POLL_SECONDS), reason)
+        # What a job handed over before it was cut off is still there, and `kill` would forget it.
+        if self._running:
+            self._handle(self._executor.poll(0.0), reason)
         for number in sorted(self._running):
             self._executor.kill(number)
             self._ledger.interrupt(number, reason, self._allowance.end(number))
@@ -171,28 +194,36 @@ class _Loop:
         row = self.failures.row if stopped == "failing" else ()
         return RunReport(stopped, self._completed, self._failed, self.failures.first if row else None, len(row))
 
-    def _handle(self, event: Event, giving_up: str | None = None) -> None:
-        """Records an event; `giving_up` is the reason where running trials are being stopped."""
-        number = event.number
-        if number not in self._running:
-            return
-        if isinstance(event, Finished | Failed | Lost):
-            self._running.discard(number)
-            seconds = self._allowance.end(number)
-        if isinstance(event, Finished):
-            trial = self._ledger.tell(number, event.outcome, seconds=seconds)
-        elif isinstance(event, Failed):
-            trial = self._ledger.tell(number, event.failure, event.cost, seconds)
-        elif isinstance(event, Lost) and (giving_up or event.stopped):
-            trial = self._ledger.interrupt(number, giving_up or event.reason, seconds)
-        elif isinstance(event, Lost):
-            trial = self._ledger.lose(number, event.reason, seconds)
-        elif isinstance(event, Checkpoint):
-            trial = self._ledger.keep(number, event.files)
-        else:
-            trial = self._ledger.trial(number)
-        self._count(trial)
-        self._watch(event, trial)
+    def _handle(self, events: Sequence[Event], giving_up: str | None = None) -> None:
+        """Records events, all endings together; `giving_up` is the reason where running trials are being stopped."""
+        seen: list[tuple[Event, Trial | None]] = []
+        told: dict[int, Ended] = {}
+        for event in events:
+            number, trial = event.number, None
+            if number not in self._running:
+                continue
+            if isinstance(event, Finished | Failed | Lost):
+                self._running.discard(number)
+                seconds = self._allowance.end(number)
+            if isinstance(event, Finished):
+                told[number] = Ended(number, event.outcome, None, seconds)
+            elif isinstance(event, Failed):
+                told[number] = Ended(number, event.failure, event.cost, seconds)
+            elif isinstance(event, Lost) and (giving_up or event.stopped):
+                trial = self._ledger.interrupt(number, giving_up or event.reason, seconds)
+            elif isinstance(event, Lost):
+                trial = self._ledger.lose(number, event.reason, seconds)
+            elif isinstance(event, Checkpoint):
+                trial = self._ledger.keep(number, event.files)
+            else:
+                trial = self._ledger.trial(number)
+            seen.append((event, trial))
+        finals = {trial.number: trial for trial in self._ledger.tell_all(list(told.values()))}
+        for event, recorded in seen:
+            trial = recorded or finals[event.number]
+            if isinstance(event, Finished | Failed | Lost):
+                self._count(trial)
+            self._watch(event, trial)
 
     def _count(self, trial: Trial) -> None:
         self._completed += trial.status in (TrialStatus.COMPLETED, TrialStatus.PRUNED)

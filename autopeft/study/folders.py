@@ -7,7 +7,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ RECORD = "trial.json"
 _NUMBERED = re.compile(r"^\d{4,}$")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _DEEPEST = 8
+WRITERS = 8
+"""Threads that write folders where several trials have ended."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,28 @@ class TrialFolders:
                 where=f"trials/{final.name}",
                 cure="free some space there and run the same command again; finished trials are kept",
             ) from error
+
+    def write_all(self, trials: Sequence[tuple[Trial, Mapping[str, bytes]]]) -> dict[int, StudyError]:
+        """Writes the folders of several finished trials, all at once: most of the time of each is waiting for the disk.
+
+        Args:
+            trials: Final records of distinct trials, and their files.
+
+        Returns:
+            Why it could not be written, by number, of those that could not; the others are on disk.
+        """
+        if len(trials) < 2:
+            return {t.number: error for t, files in trials if (error := self._refusal(t, files))}
+        with ThreadPoolExecutor(min(WRITERS, len(trials))) as pool:
+            errors = pool.map(self._refusal, *zip(*trials, strict=True))
+        return {t.number: error for (t, _), error in zip(trials, errors, strict=True) if error}
+
+    def _refusal(self, trial: Trial, files: Mapping[str, bytes]) -> StudyError | None:
+        try:
+            self.write(trial, files)
+        except StudyError as error:
+            return error
+        return None
 
     def read(self, number: int) -> Trial:
         """Returns the trial recorded in a folder; raises ValueError, saying why, where it cannot be trusted."""

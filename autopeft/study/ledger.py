@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
-from autopeft.errors import AutoPeftError
+from autopeft.errors import AutoPeftError, StudyError
 from autopeft.job import Job, Outcome
 from autopeft.redaction import redacted
 from autopeft.study.definition import StudyDefinition, library_versions
@@ -25,6 +26,23 @@ SECONDS = "seconds"
 """Key in the detail of an event: how long an attempt at a trial kept a worker."""
 ALIKE = "first trials failed alike"
 REMOTE_CODE = "remote code allowed"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a queued or running trial ended.
+
+    Attributes:
+        number: The trial.
+        result: What came of it.
+        cost: What a failed trial had used; an outcome has its own.
+        seconds: How long it kept a worker, where a driver has seen that.
+    """
+
+    number: int
+    result: Outcome | Failure
+    cost: Cost | None = None
+    seconds: float | None = None
 
 
 class Ledger:
@@ -64,10 +82,18 @@ class Ledger:
 
     def begin(self, number: int, terms: Terms = Terms()) -> Job:  # noqa: B008 - a frozen value
         """Marks a queued trial as running and returns its job, which goes on from the trial's last checkpoint."""
-        trial = self._store.advance(replace(self.trial(number), status=TrialStatus.RUNNING))
+        return self.begin_all([number], terms)[0]
+
+    def begin_all(self, numbers: Sequence[int], terms: Terms) -> list[Job]:
+        """Marks queued trials as running, in one transaction, and returns their jobs in the same order."""
+        with self._store.transaction():
+            running = [self._store.advance(replace(self.trial(n), status=TrialStatus.RUNNING)) for n in numbers]
+        return [self._job(trial, terms) for trial in running]
+
+    def _job(self, trial: Trial, terms: Terms) -> Job:
         proposal = trial.proposal
         return Job(
-            number,
+            trial.number,
             proposal.configuration,
             proposal.budget,
             proposal.seed,
@@ -81,42 +107,65 @@ class Ledger:
     def tell(
         self, number: int, result: Outcome | Failure, cost: Cost | None = None, seconds: float | None = None
     ) -> Trial:
-        """Records how a queued or running trial ended: its folder first, then its state.
+        """Records how one trial ended (see `tell_all` and `Ended`)."""
+        return self.tell_all([Ended(number, result, cost, seconds)])[0]
 
-        Killed between the two, the trial is still running in the database: it is run again and replaces the folder.
+    def tell_all(self, endings: Sequence[Ended]) -> list[Trial]:
+        """Records how queued or running trials ended: their folders first, then, in one transaction, their states.
+
+        Killed between the two, the trials are still running in the database: they are run again and replace the
+        folders. Where the disk refuses some, the others are recorded before the error is raised.
 
         Args:
-            number: The trial.
-            result: What came of it.
-            cost: What a failed trial had used; an outcome has its own.
-            seconds: How long it kept a worker, where a driver has seen that.
+            endings: Distinct trials.
+
+        Returns:
+            Their final records, in the same order.
+
+        Raises:
+            StudyError: A trial has ended already, or the disk refuses.
         """
-        trial = self.trial(number)
-        final = ended(trial, result, self._definition.problem())
-        files = result.files if isinstance(result, Outcome) and final.status is TrialStatus.COMPLETED else {}
-        return self._end(trial, replace(final, cost=cost) if cost else final, files, seconds)
+        problem = self._definition.problem()
+        records = []
+        for end in endings:
+            trial = self.trial(end.number)
+            final = ended(trial, end.result, problem)
+            kept = isinstance(end.result, Outcome) and final.status is TrialStatus.COMPLETED
+            files = end.result.files if isinstance(end.result, Outcome) and kept else {}
+            records.append(_Record(trial, replace(final, cost=end.cost) if end.cost else final, files, end.seconds))
+        return self._end(records)
 
     def prune(self, number: int, reason: str, result: Outcome | None = None) -> Trial:
         """Records that a queued or running trial was ended early, since going on with it did not pay."""
         trial = self.trial(number)
         final = ended(trial, result, self._definition.problem()) if result else trial
-        return self._end(trial, replace(final, status=TrialStatus.PRUNED, failure=None), {}, None, {"reason": reason})
+        pruned = replace(final, status=TrialStatus.PRUNED, failure=None)
+        return self._end([_Record(trial, pruned, {}, None, {"reason": reason})])[0]
 
-    def _end(
-        self,
-        trial: Trial,
-        final: Trial,
-        files: Mapping[str, bytes],
-        seconds: float | None,
-        detail: Mapping[str, Any] | None = None,
-    ) -> Trial:
-        running = [replace(trial, status=TrialStatus.RUNNING)] if trial.status is TrialStatus.QUEUED else []
-        require_transition(running[0].status if running else trial.status, final.status, trial.number)
-        self._store.trial_folders.write(final, files)
-        spent = final.cost.seconds if seconds is None else seconds
-        self._store.advance(*running, final, detail={**(detail or {}), SECONDS: round(spent, 3)})
-        self._store.checkpoints.delete(trial.number)
-        return final
+    def _end(self, records: Sequence[_Record]) -> list[Trial]:
+        for record in records:
+            require_transition(record.began.status, record.final.status, record.final.number)
+        refused = self._store.trial_folders.write_all([(record.final, record.files) for record in records])
+        written = [record for record in records if record.final.number not in refused]
+        try:
+            with self._store.transaction():
+                for record in written:
+                    self._advance(record)
+        except StudyError:
+            if len(written) < 2:
+                raise
+            for record in written:  # a disk that is nearly full may still take some
+                self._advance(record)
+        for record in written:
+            self._store.checkpoints.delete(record.final.number)
+        if refused:
+            raise next(iter(refused.values()))
+        return [record.final for record in records]
+
+    def _advance(self, record: _Record) -> None:
+        spent = record.final.cost.seconds if record.seconds is None else record.seconds
+        steps = [record.began, record.final] if record.began is not record.trial else [record.final]
+        self._store.advance(*steps, detail={**record.detail, SECONDS: round(spent, 3)})
 
     def keep(self, number: int, files: Mapping[str, bytes]) -> Trial:
         """Writes a checkpoint of a running trial; returns the trial."""
@@ -196,3 +245,20 @@ class Ledger:
     def _requeue(self, trial: Trial, detail: Mapping[str, Any]) -> Trial:
         interrupted = [replace(trial, status=TrialStatus.INTERRUPTED)] if trial.status is TrialStatus.RUNNING else []
         return self._store.advance(*interrupted, replace(trial, status=TrialStatus.QUEUED), detail=detail)
+
+
+@dataclass(frozen=True)
+class _Record:
+    """The end of a trial, about to be written: as it was, as it is now, its files, its seconds, why."""
+
+    trial: Trial
+    final: Trial
+    files: Mapping[str, bytes]
+    seconds: float | None
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def began(self) -> Trial:
+        """The trial while it ran; one that was told without being begun runs for that moment."""
+        queued = self.trial.status is TrialStatus.QUEUED
+        return replace(self.trial, status=TrialStatus.RUNNING) if queued else self.trial

@@ -8,7 +8,7 @@ from typing import Literal
 
 from autopeft.errors import InputError
 from autopeft.study.definition import StudyDefinition
-from autopeft.study.driver import Following, RunReport, TrainingStoppedError, Watch, drive
+from autopeft.study.driver import Ahead, Following, RunReport, TrainingStoppedError, Watch, drive
 from autopeft.study.executors.base import Executor
 from autopeft.study.executors.choice import make_executor
 from autopeft.study.ledger import Ledger
@@ -48,7 +48,8 @@ class Runner:
             self._ledger.requeue_all({"reason": "it is run again"})
             self._ledger.repeat({"reason": "it failed by what surrounds it and is tried again"})
             self._ledger.add(baseline_proposals(self._definition, self._store.trials()))
-            report = self._drive(following, with_executor, watch, terms)
+            ahead = {} if terms.synchronous else {"ahead": self._ahead}
+            report = self._drive(following, with_executor, watch, terms, **ahead)
         finally:
             if with_executor is not executor:
                 with_executor.close()
@@ -113,19 +114,36 @@ class Runner:
             memory_limit=limits.trial_memory,
         )
 
-    def _drive(self, following: Following, executor: Executor, watch: Watch | None, terms: Terms) -> RunReport:
+    def _drive(
+        self,
+        following: Following,
+        executor: Executor,
+        watch: Watch | None,
+        terms: Terms,
+        ahead: Ahead = lambda most: None,
+    ) -> RunReport:
         if terms.trust_remote_code:
             self._ledger.note_remote_code()
         allowance = Allowance(terms.limits, self._ledger.spent(), self._store.folder / STOP_FILE)
-        return drive(self._ledger, following, executor, watch or _silent, terms, allowance)
+        return drive(self._ledger, following, executor, watch or _silent, terms, allowance, ahead)
 
     def _following(self, free: int, running: int, synchronous: bool) -> list[Trial]:
-        """Returns the next trials of a search: what waits already, or new proposals while the total allows."""
-        waiting = [t for t in self._queued() if t.proposal.purpose != "final"][:free]
-        if len(waiting) == free or (synchronous and (running or waiting)):
+        """Returns the next trials of a search: what waits already, else new proposals while the total allows."""
+        waiting = self._waiting()[:free]
+        if waiting or (synchronous and running):
             return waiting
         missing = self._missing
-        return waiting + (self.ask(min(free - len(waiting), missing)) if missing else [])
+        return self.ask(min(free, missing)) if missing else []
+
+    def _ahead(self, most: int) -> None:
+        """Has new trials wait, up to `most`, once half of them are gone: several at once cost a searcher less each."""
+        wanted = most - len(self._waiting())
+        missing = self._missing if 2 * wanted >= most else 0
+        if missing:
+            self.ask(min(wanted, missing))
+
+    def _waiting(self) -> list[Trial]:
+        return [t for t in self._queued() if t.proposal.purpose != "final"]
 
     def _queued(self) -> Iterator[Trial]:
         return (t for t in self._store.trials() if t.status is TrialStatus.QUEUED)

@@ -28,6 +28,7 @@ from autopeft.study.executors.base import (
 )
 from autopeft.study.executors.inline import InlineExecutor
 from autopeft.study.executors.process import ProcessExecutor
+from autopeft.study.executors.simulated import SimulatedExecutor
 from autopeft.study.signals import StopNow, StopRequests
 from tests.contracts import cheap_jobs
 from tests.contracts.cheap_jobs import HERE, some_job
@@ -36,7 +37,9 @@ from tests.contracts.polling import collect, ending, failure, poll_for, result
 EXECUTORS: dict[str, Callable[[str], Executor]] = {
     "inline": lambda job: InlineExecutor(f"{HERE}:{job}"),
     "process": lambda job: ProcessExecutor(f"{HERE}:{job}", workers=2, threads=1),
+    "simulated": lambda job: SimulatedExecutor(f"{HERE}:{job}", lambda job: 0.05, workers=2),
 }
+IN_THIS_PROCESS = ("inline", "simulated")
 Make = Callable[..., Executor]
 
 
@@ -45,7 +48,7 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
     yield from _closing(EXECUTORS[request.param])
 
 
-@pytest.fixture(params=[name for name in EXECUTORS if name != "inline"])
+@pytest.fixture(params=[name for name in EXECUTORS if name not in IN_THIS_PROCESS])
 def make_elsewhere(request: pytest.FixtureRequest) -> Iterator[Make]:
     """Only those whose jobs run while the driver does something else."""
     yield from _closing(EXECUTORS[request.param])
