@@ -14,7 +14,7 @@ from autopeft.study.filesystem import VARIABLE, Journal
 from autopeft.study.lock import ELSEWHERE, owner
 from autopeft.study.rows import StudyEvent
 from autopeft.study.salvage import lost_with
-from autopeft.study.schema import version_of
+from autopeft.study.schema import require_tables, version_of
 
 __all__ = [
     "DATABASE",
@@ -125,6 +125,7 @@ def require_whole(connection: sqlite3.Connection) -> None:
     verdict = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
     if verdict != "ok":
         raise sqlite3.DatabaseError(" ".join(verdict.split()))
+    require_tables(connection)
 
 
 def unread_log(path: Path) -> bool:

@@ -113,6 +113,14 @@ def require_known(version: int, path: Path) -> None:
         raise sqlite3.DatabaseError(f"it says that it has format {version}")
 
 
+def require_tables(connection: sqlite3.Connection) -> None:
+    """Raises sqlite3.DatabaseError where a database of this format has other tables than it was made with."""
+    if version_of(connection) == SCHEMA_VERSION:
+        rows = connection.execute("SELECT sql FROM sqlite_master ORDER BY rowid").fetchall()
+        if [row[0] for row in rows] != [statement.strip() for statement in TABLES.split(";") if statement.strip()]:
+            raise sqlite3.DatabaseError("the description of its tables is damaged")
+
+
 def migrate(connection: sqlite3.Connection, path: Path) -> None:
     """Brings an older database to `SCHEMA_VERSION`, one transaction per step, after a backup beside it.
 
