@@ -144,6 +144,10 @@ class Cluster:
         token = "token" if "RAY_AUTH_MODE" not in os.environ and _has_token(self.ray) else None
         with _environment({"RAY_AUTH_MODE": token} if token else {}):
             try:
+                if address != "auto":
+                    # Told at once here; `init` would try for twenty seconds.
+                    _read_settings(self.ray)
+                    self.ray._raylet.GcsClient(address=address)
                 self._initialise(address, runtime_env=runtime_env)
             except self.ray.exceptions.AuthenticationError as error:
                 what = f"the Ray cluster at {address} refuses us: the token is missing or wrong"
