@@ -93,7 +93,7 @@ class SearchSettings(_Section):
     budget_cost: str | float | None = None
     time_limit: str | float | None = None
     memory_limit: str | float | None = None
-    checkpoint_every: str | float = "1m"
+    checkpoint_every: str | float = "2m"
     synchronous: StrictBool = False
     executor: str = "process"
     address: str | None = None

@@ -63,7 +63,7 @@ class Terms:
     """
 
     limits: Limits = field(default_factory=Limits)
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: float = 120.0
     grace_seconds: float = 10.0
     trust_remote_code: bool = False
     resources: Resources | Callable[[Configuration], Resources] = field(default_factory=Resources)

@@ -290,7 +290,7 @@ def test_jobs_carry_the_terms_and_the_run_that_allows_remote_code_is_recorded(pa
         study.run(executor=InlineExecutor(note), terms=Terms(checkpoint_seconds=5.0, trust_remote_code=True), trials=2)
         (allowed,) = [e for e in study.events if e.kind == REMOTE_CODE]
         assert allowed.detail == {"backbone": "small-bert"}
-    assert seen == [(60.0, False), (5.0, True)]
+    assert seen == [(120.0, False), (5.0, True)]
 
 
 def test_each_trial_gets_the_resources_of_its_configuration(path: Path) -> None:
