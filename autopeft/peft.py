@@ -89,7 +89,10 @@ class AutoPeftConfig(PeftConfig):
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise InputError(str(error), where=CONFIG, cure="save the adapter again") from None
         self.weights_sha256 = None  # of the file it was read with; what peft saves later is another one
         self.peft_type = AUTOPEFT
         self.configuration = Configuration.from_dict(self.configuration).stored_form().to_dict()

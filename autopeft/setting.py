@@ -12,6 +12,35 @@ from autopeft.heads.spec import Head
 from autopeft.redaction import refuse_secrets
 from autopeft.shapes import BackboneShape
 from autopeft.tasks.base import TaskSource
+from autopeft.untrusted import require_form
+
+_SOURCE_FORM = {
+    **dict.fromkeys(("train", "text", "label", "kind?"), str),
+    **dict.fromkeys(("text_pair?", "validation?", "selection?", "test?", "metric?"), (str, None)),
+    **dict.fromkeys(("validation_size?", "selection_size?", "test_size?"), float),
+    "train_size?": (int, None),
+    "seed?": int,
+}
+FORM = {
+    "backbone": {"reference": str, "revision?": (str, None), "sha256": str, "shape": {str: object}},
+    "source": _SOURCE_FORM,
+    "task": {
+        "source?": _SOURCE_FORM,
+        "kind": str,
+        "labels": [str],
+        "metric": str,
+        "sizes": {str: int},
+        "fingerprint": str,
+        ...: object,
+    },
+    "rows": {str: [int]},
+    "head": {"kind": str},
+    "recipe": {
+        **dict.fromkeys(("batch_size?", "max_length?", "threads?"), int),
+        **dict.fromkeys(("weight_decay?", "warmup?", "clip?", "dropout?"), float),
+    },
+}
+"""What `Setting.to_dict` looks like (`autopeft.untrusted.require_form`)."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +178,8 @@ class Setting:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Setting:
-        """Inverse of `to_dict`."""
+        """Inverse of `to_dict`; raises ValueError or InputError where it is not the form of a setting."""
+        require_form(data, FORM, "setting")
         return Setting(
             backbone=Backbone.from_dict(data["backbone"]),
             source=TaskSource(**data["source"]),

@@ -9,7 +9,18 @@ from functools import cached_property
 from typing import Any
 
 from autopeft.errors import InputError, nearest
+from autopeft.untrusted import require_form
 
+FORM = {
+    "family": str,
+    "total_parameters": int,
+    "width": int,
+    "positions?": int,
+    "slots": {
+        str: {"d_in": int, "d_out": int, "heads?": int, "kv_heads?": int, "head_dim?": int, "parameters?": int},
+    },
+}
+"""What `BackboneShape.to_dict` looks like (`autopeft.untrusted.require_form`)."""
 _SLOT = re.compile(r"^(?P<stack>[a-z][a-z0-9_]*)\.(?P<index>\d+)\.(?P<site>[a-z0-9_.]+)$")
 
 
@@ -130,6 +141,10 @@ class BackboneShape:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> BackboneShape:
-        """Inverse of `to_dict`."""
+        """Inverse of `to_dict`; raises ValueError or InputError where it is not the form of a shape."""
+        require_form(data, FORM, "shape")
+        sizes = [data["total_parameters"], data["width"], *(fields["d_in"] for fields in data["slots"].values())]
+        if min(sizes) < 1 or any(n < 0 for fields in data["slots"].values() for n in fields.values()):
+            raise ValueError("shape holds a width or a number of parameters that is too small")
         slots = {Slot.parse(name): SlotShape(**fields) for name, fields in data["slots"].items()}
         return BackboneShape(data["family"], slots, data["total_parameters"], data["width"], data.get("positions", 0))

@@ -11,9 +11,39 @@ from autopeft.configuration import Configuration
 from autopeft.errors import FailureKind, InputError, StudyError, nearest
 from autopeft.shapes import BackboneShape
 from autopeft.spaces.base import Space
+from autopeft.untrusted import require_form
 
 Direction = Literal["maximize", "minimize"]
 Purpose = Literal["search", "baseline", "final"]
+
+BUDGET_FORM = {"examples": int, "epochs": int}
+NOTE_FORM = {"name?": str, "of?": int, "splits?": [str], ...: object}
+DETAIL_FORM = {
+    "curve?": [(float, None)],
+    "scores?": {str: float},
+    "counts?": {str: int},
+    "predictions?": {str: str},
+    ...: object,
+}
+"""What `Trial.detail` may hold under the names that reports read; other names are free."""
+FORM = {
+    "number": int,
+    "proposal": {
+        "configuration": {str: object},
+        "budget": BUDGET_FORM,
+        "seed": int,
+        "parent?": (int, None),
+        "purpose?": str,
+        "note?": NOTE_FORM,
+    },
+    "status": str,
+    "objectives": {str: float},
+    "cost": {"cpu_seconds?": float, "seconds?": float, "peak_bytes?": int},
+    "failure": (None, {"kind": str, "message": str, "traceback?": str}),
+    "detail": DETAIL_FORM,
+    ...: object,
+}
+"""What `Trial.to_dict` looks like (`autopeft.untrusted.require_form`)."""
 
 
 class TrialStatus(StrEnum):
@@ -268,7 +298,14 @@ class Trial:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Trial:
-        """Inverse of `to_dict`."""
+        """Inverse of `to_dict`; raises ValueError or InputError where a stored record is none of a trial."""
+        require_form(data, FORM)
+        purpose, note = data["proposal"].get("purpose", "search"), data["proposal"].get("note", {})
+        named = {"search": None, "baseline": "name", "final": "of"}
+        if purpose not in named or (named[purpose] is not None and named[purpose] not in note):
+            raise ValueError(f"proposal.note does not say what a proposal of purpose {purpose!r} is")
+        if data["number"] < 0 or min(data["cost"].values(), default=0) < 0:
+            raise ValueError("a number or a cost is below 0")
         return Trial(
             number=data["number"],
             proposal=Proposal.from_dict(data["proposal"]),

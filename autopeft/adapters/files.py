@@ -21,7 +21,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from autopeft.errors import InputError
-from autopeft.untrusted import read_json
+from autopeft.untrusted import read_json, require_form
 
 CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
@@ -99,42 +99,43 @@ def require_safe_config(config: Mapping[str, Any], known: Collection[str], where
     for key in sorted(config.keys() - set(known), key=str):
         what = f"key {str(key)[:60]!r} is not one of an adapter's, and may name code to be run"
         raise InputError(what, where=where, cure="do not load it, or upgrade autopeft if a later release saved it")
-    if not _is(config.get("format", FORMAT), int) or not 1 <= config.get("format", FORMAT) <= FORMAT:
+    if config.get("format", FORMAT) not in range(1, FORMAT + 1) or isinstance(config.get("format"), bool):
         raise InputError(f"format {config.get('format')!r} is not known", where=where, cure="upgrade autopeft")
     mapping = config.get("auto_mapping")
     if mapping is not None and not _names_a_model(mapping):
         what = f"auto_mapping {str(mapping)[:120]!r} names something to import that is no model of transformers"
         raise InputError(what, where=where, cure="do not load it; what is meant there is not needed")
-    for key, kinds in _TYPES.items():
-        value = config.get(key, _ABSENT)
-        if value is not _ABSENT and not any(_is(value, kind) for kind in kinds):
-            wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
-            raise InputError(f"'{key}' is {type(value).__name__}, not {wanted}", where=where, cure=_AGAIN)
-    if not all(isinstance(label, str) for label in config.get("labels", ())):
-        raise InputError("'labels' holds something else than text", where=where, cure=_AGAIN)
+    try:
+        require_form({key: value for key, value in config.items() if f"{key}?" in _FORM}, _FORM)
+    except ValueError as error:
+        raise InputError(str(error), where=where, cure=_AGAIN) from None
     if not 1 <= config.get("max_length", 1) <= LONGEST:
         raise InputError(f"'max_length' is not between 1 and {LONGEST}", where=where, cure=_AGAIN)
 
 
-_ABSENT: Final = object()
 _AGAIN: Final = "save the adapter again"
-_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
-    "backbone": (dict,),
-    "base_model_name_or_path": (str, type(None)),
-    "configuration": (dict,),
-    "head": (dict, type(None)),
-    "inference_mode": (bool,),
-    "labels": (list,),
-    "max_length": (int,),
-    "pairs": (bool,),
-    "provenance": (dict,),
-    "revision": (str, type(None)),
-    "weights_sha256": (str, type(None)),
+_FORM: Final = {
+    "backbone?": {"sha256?": str},
+    "base_model_name_or_path?": (str, None),
+    "configuration?": {str: object},
+    "head?": (None, {"kind": str}),
+    "inference_mode?": bool,
+    "labels?": [str],
+    "max_length?": int,
+    "pairs?": bool,
+    "provenance?": {
+        "metric?": str,
+        "scores?": {str: float},
+        "counts?": {str: int},
+        "data?": {"train": str, "sizes": {str: int}},
+        "budget?": {str: (int, float, str, None)},
+        "versions?": {str: str},
+        ...: object,
+    },
+    "revision?": (str, None),
+    "task_type?": (str, None),
+    "weights_sha256?": (str, None),
 }
-
-
-def _is(value: object, kind: type) -> bool:
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def _names_a_model(mapping: object) -> bool:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from autopeft.errors import InputError
-from autopeft.families import fingerprint, locate
+from autopeft.errors import AutoPeftError, InputError
+from autopeft.families import fingerprint, locate, read_config, shape_of
 from autopeft.setting import Backbone
+
+_AGAIN = "get the model's files again"
+_PER_BYTE = 8
+"""Most parameters a byte of weights could stand for: more than any quantisation packs."""
 
 
 def load_backbone(
@@ -25,8 +30,8 @@ def load_backbone(
         trust_remote_code: Whether Python files that come with it may run; without, transformers' own class is used.
 
     Raises:
-        InputError: The weights on disk have another fingerprint, weights other than a pooler's are missing, or trusted
-            code cannot be used.
+        InputError: The weights on disk have another fingerprint, weights other than a pooler's are missing, files are
+            damaged, or trusted code cannot be used.
     """
     folder = locate(backbone.reference, backbone.revision)
     found = fingerprint(folder)
@@ -36,25 +41,19 @@ def load_backbone(
             where=backbone.reference,
             cure="use the backbone the study was made with",
         )
+    _require_credible(folder, backbone.reference)
     # A pooler that the checkpoint lacks is drawn anew: with a fixed seed, so that every worker draws the same.
-    with _quiet(), torch.random.fork_rng(devices=[]):
+    what = "its code cannot be used" if trust_remote_code else "transformers cannot load it"
+    cure = "put its Python files into the folder, or do without them" if trust_remote_code else _AGAIN
+    with _quiet(), torch.random.fork_rng(devices=[]), _explained(what, backbone.reference, cure):
         torch.manual_seed(0)
-        try:
-            model, report = AutoModel.from_pretrained(
-                folder,
-                dtype=dtype,
-                attn_implementation="sdpa",
-                output_loading_info=True,
-                trust_remote_code=trust_remote_code,
-            )
-        except (AttributeError, ImportError, OSError, ValueError) as error:
-            if not trust_remote_code:
-                raise
-            raise InputError(
-                f"its code cannot be used ({type(error).__name__}: {error})".splitlines()[0],
-                where=backbone.reference,
-                cure="put its Python files into the folder, or do without them",
-            ) from error
+        model, report = AutoModel.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            trust_remote_code=trust_remote_code,
+        )
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise InputError(
@@ -63,6 +62,29 @@ def load_backbone(
             cure="save the whole model again",
         )
     return model.eval().requires_grad_(False)
+
+
+def _require_credible(folder: Path, reference: str) -> None:
+    """Refuses a configuration of far more parameters than there are bytes of weights: memory is taken by it first."""
+    described = shape_of(read_config(folder)).total_parameters
+    present = sum(path.stat().st_size for path in folder.glob("*") if path.suffix in (".safetensors", ".bin"))
+    if described > _PER_BYTE * present:
+        what = f"config.json describes {described:,} parameters, and the weights are {present:,} bytes"
+        raise InputError(what, where=reference, cure=_AGAIN)
+
+
+@contextmanager
+def _explained(what: str, reference: str, cure: str) -> Iterator[None]:
+    """Turns what transformers and its parsers raise on damaged files, which is of any kind, into an InputError."""
+    try:
+        yield
+    except (AutoPeftError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, RuntimeError) and "memory" in str(error).lower():
+            raise
+        first = next(iter(str(error).splitlines()), "")[:300]
+        raise InputError(f"{what} ({type(error).__name__}: {first})", where=reference, cure=cure) from error
 
 
 def runs_remote_code(model: PreTrainedModel) -> bool:
@@ -86,8 +108,9 @@ def _quiet() -> Iterator[None]:
 
 
 def load_tokenizer(backbone: Backbone) -> PreTrainedTokenizerBase:
-    """Loads the backbone's tokenizer; code that comes with it is never run."""
+    """Loads the backbone's tokenizer; code that comes with it is never run. Raises InputError for damaged files."""
     folder = locate(backbone.reference, backbone.revision)
-    # Not said, transformers would ask at the terminal.
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    with _explained("transformers cannot load its tokenizer", backbone.reference, _AGAIN):
+        # Not said, transformers would ask at the terminal.
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     return tokenizer

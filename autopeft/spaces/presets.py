@@ -13,6 +13,7 @@ from autopeft.spaces.base import Space, SpaceTemplate
 from autopeft.spaces.layer_sizes import LayerSizesSpace
 from autopeft.spaces.parts import Part, PartsSpace
 from autopeft.spaces.shared_sizes import SharedSizesSpace
+from autopeft.untrusted import require_form
 
 LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 RANKS = (0, 1, 2, 4, 8, 16, 32)
@@ -214,9 +215,31 @@ def template_from_dict(data: Mapping[str, Any]) -> ModulesTemplate:
     return ModulesTemplate(**given)
 
 
+FORM = {
+    "kind": str,
+    "shape": {str: object},
+    "parts": [
+        {
+            "name": str,
+            "kind": str,
+            "sites": [str],
+            "sizes": [int],
+            "options?": {str: (float, str, bool)},
+            "group?": str,
+        },
+    ],
+    "learning_rates": [float],
+    "stack": str,
+    "layers": [int],
+    ...: object,
+}
+"""What `Space.to_dict` of a space of this package looks like (`autopeft.untrusted.require_form`)."""
+
+
 def space_from_dict(data: Mapping[str, Any]) -> Space:
-    """Inverse of `Space.to_dict`; raises InputError for an unknown kind."""
-    kind = str(data.get("kind", ""))
+    """Inverse of `Space.to_dict`; raises InputError for an unknown kind, ValueError for another form."""
+    require_form(data, FORM, "space")
+    kind = data["kind"]
     if kind not in SPACES:
         raise InputError(f"unknown space '{kind}'", where="space.kind", cure=nearest(kind, SPACES))
     return SPACES[kind](

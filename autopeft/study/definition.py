@@ -21,7 +21,8 @@ from autopeft.spaces import space_from_dict
 from autopeft.spaces.base import Space
 from autopeft.study.folders import canonical, checksum
 from autopeft.study.locations import FILES
-from autopeft.trial import Budget, Constraint, Objective, Problem, StoredParameters
+from autopeft.trial import BUDGET_FORM, Budget, Constraint, Objective, Problem, StoredParameters
+from autopeft.untrusted import require_form
 from autopeft.version import __version__
 
 EVALUATE = "autopeft.worker:evaluate"
@@ -46,6 +47,23 @@ FOLLOWS = (
     ("setting.backbone.shape", "setting.backbone.sha256"),
 )
 """Pairs of a difference and another that explains it."""
+
+
+FORM = {
+    "setting": {str: object},
+    "space": {str: object},
+    "searcher": {"kind": str, "options": {str: object}},
+    "trials": int,
+    "objectives": [str],
+    "constraints": {str: (str, float)},
+    "budget": BUDGET_FORM,
+    "seed": int,
+    "baselines": [{"name": str, "configuration": {str: object}}],
+    "evaluate": str,
+    "versions": {str: str},
+    ...: object,
+}
+"""What `StudyDefinition.to_dict` looks like (`autopeft.untrusted.require_form`)."""
 
 
 OBJECTIVES: Mapping[str, Callable[[BackboneShape], Objective]] = {
@@ -178,7 +196,19 @@ class StudyDefinition:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> StudyDefinition:
-        """Inverse of `to_dict`; raises InputError for names this release does not know."""
+        """Inverse of `to_dict`; raises InputError for names this release does not know, and what is no definition."""
+        try:
+            return StudyDefinition._from_dict(data)
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+            raise InputError(
+                f"this is not the definition of a study ({error})",
+                where="definition",
+                cure="restore it from a copy, or open the study with the release that wrote it",
+            ) from None
+
+    @staticmethod
+    def _from_dict(data: Mapping[str, Any]) -> StudyDefinition:
+        require_form(data, FORM)
         searcher = data["searcher"]
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in searcher["options"].items()}
         return StudyDefinition(

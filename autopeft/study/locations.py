@@ -8,6 +8,7 @@ from pathlib import Path
 
 from autopeft.setting import Setting
 from autopeft.tasks.base import TaskSource
+from autopeft.untrusted import is_file, is_folder
 
 FILES = ("train", "validation", "selection", "test")
 
@@ -26,7 +27,7 @@ def located(setting: Setting) -> Setting:
     """
     source = _located_source(setting.source)
     reference = setting.backbone.reference
-    if reference != "demo" and Path(reference).expanduser().is_dir():
+    if reference != "demo" and is_folder(os.path.expanduser(reference)):  # noqa: PTH111
         reference = _absolute(reference)
     # The source stands in the task's own record too; both say the same.
     task = {**setting.task, "source": vars(source).copy()} if "source" in setting.task else setting.task
@@ -35,7 +36,7 @@ def located(setting: Setting) -> Setting:
 
 def _located_source(source: TaskSource) -> TaskSource:
     def place(name: str) -> str:
-        return _absolute(name) if name != "demo" and Path(name).is_file() else name
+        return _absolute(name) if name != "demo" and is_file(name) else name
 
     return replace(
         source,

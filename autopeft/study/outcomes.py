@@ -10,7 +10,8 @@ from typing import Any
 from autopeft.job import Outcome
 from autopeft.redaction import redacted
 from autopeft.study.folders import canonical, require_files
-from autopeft.trial import Cost, Failure, Problem, Trial, TrialStatus
+from autopeft.trial import DETAIL_FORM, Cost, Failure, Problem, Trial, TrialStatus
+from autopeft.untrusted import require_form
 
 
 def ended(trial: Trial, result: Outcome | Failure, problem: Problem) -> Trial:
@@ -33,6 +34,7 @@ def ended(trial: Trial, result: Outcome | Failure, problem: Problem) -> Trial:
         objectives = {_name(name): float(value) for name, value in result.objectives.items()}
         detail = _finite(dict(result.detail))
         canonical(detail)
+        require_form(detail, DETAIL_FORM, "detail")
         cost = _cost(result.cost)
         require_files(result.files)
     except (TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:

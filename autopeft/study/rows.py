@@ -5,7 +5,6 @@ Torch-free. Nothing here begins or ends a transaction.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping
@@ -16,8 +15,16 @@ from autopeft.errors import AutoPeftError
 from autopeft.study.folders import Damage, canonical, digest
 from autopeft.study.schema import version_of
 from autopeft.trial import Trial
+from autopeft.untrusted import parse_json, require_form
 
 DEFINED = "definition"
+EVENT_FORM = {
+    "kind": str,
+    "time": float,
+    "trial?": (int, None),
+    "detail?": {"trials?": (int, [int]), "seconds?": float, "files?": {str: str}, ...: object},
+    "id?": int,
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ def read_record(record: object, stated: object) -> dict[str, Any]:
     """Parses a row's JSON; raises ValueError where it is not what was written."""
     if not isinstance(record, str) or digest(record) != stated:
         raise ValueError("does not match its checksum")
-    content = json.loads(record)
+    content = parse_json(record)
     if not isinstance(content, dict):
         raise ValueError("is not an object")
     return content
@@ -57,6 +64,7 @@ def trial_from(content: Mapping[str, Any]) -> Trial:
 
 def event_from(content: Mapping[str, Any]) -> StudyEvent:
     """Returns the event of a record; raises ValueError where it is none."""
+    require_form(content, EVENT_FORM)
     try:
         return StudyEvent(**{key: value for key, value in content.items() if key != "id"})
     except TypeError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from autopeft.errors import InputError, MissingExtra, nearest
+from autopeft.untrusted import is_file, is_folder
 
 DATASET_PREFIX = "hf:"
 
@@ -59,15 +60,15 @@ def read(name: str, columns: Sequence[str] | None, split: str = "train") -> Tabl
     if reader is None:
         known = ", ".join(READERS)
         raise InputError(f"unknown data format {path.suffix!r}", where=name, cure=f"use one of {known}, or hf:NAME")
-    if not path.is_file():
+    if not is_file(path):
         raise InputError("no such file", where=name, cure=_near_file(path))
     return reader(name, columns)
 
 
 def _near_file(path: Path) -> str:
-    if path.is_dir():
+    if is_folder(path):
         return "name a file, not a folder"
-    if not path.parent.is_dir():
+    if not is_folder(path.parent):
         return f"the folder {str(path.parent)!r} does not exist either"
     names = sorted(p.name for p in path.parent.iterdir() if p.suffix.lower() in READERS)
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
@@ -219,7 +220,7 @@ def dataset_names(reference: str) -> tuple[list[tuple[str, str | None]], str | N
     """
     name, _, split = reference.removeprefix(DATASET_PREFIX).partition("#")
     parts = name.split("/")
-    if len(parts) == 1 or Path(name).exists():
+    if len(parts) == 1 or is_folder(name) or is_file(name):
         pairs: list[tuple[str, str | None]] = [(name, None)]
     elif len(parts) == 2:  # an owner's data set, or a data set without owner and its configuration
         pairs = [(name, None), (parts[0], parts[1])]
