@@ -180,8 +180,11 @@ def _code(error: sqlite3.Error) -> int:
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Turns an error of SQLite into one a person can act on."""
+    cure = repair_command(path.parent)
     try:
         yield
+    except UnicodeDecodeError as error:  # SQLite quotes what it cannot read in its messages
+        raise StudyError(f"the study's database cannot be used ({error})", where=str(path), cure=cure) from error
     except sqlite3.Error as error:
         code, writable = _code(error), os.access(path, os.W_OK) or not path.exists()
         if code in _BUSY:
@@ -198,5 +201,5 @@ def explained(path: Path) -> Iterator[None]:
             where=str(path),
             cure="check the disk (space, permissions) and run the same command again; finished trials are kept"
             if disk and isinstance(error, sqlite3.OperationalError)
-            else repair_command(path.parent),
+            else cure,
         ) from error

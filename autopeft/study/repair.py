@@ -182,6 +182,8 @@ def _broken(folder: Path) -> str | None:
         finally:
             connection.close()
         return "has a damaged log: its last transactions cannot be read" if unread_log(path) else None
+    except UnicodeDecodeError as error:  # SQLite quotes what it cannot read in its messages
+        return f"cannot be used ({error})"
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             is_there(path)  # raises, saying who uses it

@@ -90,6 +90,9 @@ RUINS: dict[str, Callable[[Path], None]] = {
     "a table renamed": lambda path: path.write_bytes(
         path.read_bytes().replace(b"CREATE TABLE trials", b"CREATE TABLE trialz")
     ),
+    "no UTF-8": lambda path: path.write_bytes(
+        path.read_bytes().replace(b"INTEGER PRIMARY KEY", b"INTEGER PRIMARY KE\xbc")
+    ),
     "format 130": lambda path: overwrite(path, 63, b"\x82"),
     "format 0": lambda path: overwrite(path, 63, b"\0"),
     "texts as UTF-16": lambda path: overwrite(path, 59, b"\2"),
