@@ -135,6 +135,12 @@ class PartsSpace(Space):
         return Configuration(tuple(placements), Training(self.learning_rates[rate]))
 
     def point(self, configuration: Configuration) -> Point | None:
+        # A searcher asks for every trial of its history at each suggestion.
+        if configuration.id not in self._points:
+            self._points[configuration.id] = self._point_of(configuration)
+        return self._points[configuration.id]
+
+    def _point_of(self, configuration: Configuration) -> Point | None:
         rate = configuration.training.learning_rate
         if rate not in self.learning_rates:
             return None
@@ -151,6 +157,11 @@ class PartsSpace(Space):
         point = (*indices, self.learning_rates.index(rate)) if len(self.learning_rates) > 1 else indices
         # Comparing the rebuilt value refuses whatever the table cannot express: half of a part's sites, a head rate.
         return point if self.valid(point) and self.configuration(point) == configuration else None
+
+    @cached_property
+    def _points(self) -> dict[str, Point | None]:
+        """What `point` has found so far, by the configuration's id."""
+        return {}
 
     def stored_parameters(self, points: Points) -> NDArray[np.int64]:
         if not self._additive:

@@ -5,8 +5,8 @@
 Real are the study, its database and trial folders on disk, the searcher and the driver; simulated are the workers: each
 trial lasts as long as a recorded one of a like configuration (MiniLM on TREC, 10 to 28 s), times --scale, on a virtual
 clock to which every second the driver needs for itself, computing or waiting for the disk, is added. "ideal" is the
-utilisation of the same trials with a driver that needs no time: what is left is the last wave. Each call adds its row to results/NAME.json, in the
-place of one with the same id.
+utilisation of the same trials with a driver that needs no time: what is left is the last wave. Each call adds its row
+to results/NAME.json, in the place of one with the same id.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ PARTS: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
 
 
 def own_clock() -> Callable[[], float]:
-    """Returns a clock of this thread: real seconds, those in which it was ready to run but another process ran left out.
+    """Returns a clock of this thread: real seconds without those in which it was ready and other processes ran.
 
     Computing and waiting for the disk count; that the machine is shared with others does not. Linux only: it is the
     second number of /proc/thread-self/schedstat.
