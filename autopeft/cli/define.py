@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autopeft import tasks
-from autopeft.cli.estimate import check_bounds
+from autopeft.bounds import check_bounds
 from autopeft.cli.settings import (
     Settings,
     backbone_of,
@@ -72,5 +72,5 @@ def define(settings: Settings) -> Defined:
         baselines=baselines,
         versions=library_versions(),
     )
-    check_bounds(definition)
+    check_bounds(definition.problem(), definition.constraints)
     return Defined(settings, task, definition)

@@ -18,21 +18,26 @@ if TYPE_CHECKING:
 def run(given: Given, as_json: Json = False) -> None:
     """Show the size of the space, its parameters, and what a search would take; train nothing.
 
-    Parameter counts are exact. Time and memory are estimates; the output says how they were made.
+    Parameter counts are exact. Time and memory are estimates; the output says how they were made. Refused where no
+    configuration is expected to fit into --memory-limit, or else into the memory of this machine.
 
-    Example: autopeft plan study.yaml --max-parameters 0.5%
+    Example: autopeft plan study.yaml --max-parameters 0.5% --memory-limit 8GB
     """
     from autopeft.cli.console import print_json
     from autopeft.cli.define import define
     from autopeft.cli.estimate import as_json as plain
     from autopeft.cli.estimate import plan
+    from autopeft.quantities import bytes_of
     from autopeft.spaces import dimension_table
+    from autopeft.study.executors.memory import total as memory_of_machine
 
     found = define(given.settings())
     definition, workers = found.definition, found.settings.search.workers
     shape = definition.setting.backbone.shape
     total = shape.total_parameters
-    made = plan(definition, found.task, workers)
+    limit = found.settings.search.memory_limit
+    most = memory_of_machine() if limit is None else bytes_of(limit, "search.memory_limit")
+    made = plan(definition, found.task, workers, most)
     counts = {name: configuration.count(shape) for name, configuration in definition.baselines}
     head = definition.setting.head.count(shape.width, found.task.outputs)
     if as_json:
@@ -96,7 +101,10 @@ def _print(found: Defined, made: Plan) -> None:
             "the search": f"{_known(made.total_seconds, duration)}: {definition.trials} trials and "
             f"{len(counts)} baselines, {workers} at once",
             "memory": f"{_known(made.memory.minimum, lambda n: size(int(n)))} to "
-            f"{_known(made.memory.maximum, lambda n: size(int(n)))} per worker",
+            f"{_known(made.memory.maximum, lambda n: size(int(n)))} per worker; on an accelerator "
+            f"{_known(made.accelerator.minimum, lambda n: size(int(n)))} to "
+            f"{_known(made.accelerator.maximum, lambda n: size(int(n)))} (counted, not measured)",
+            "fits": _fit(found, made),
             "how": f"counted operations of this data ({made.tokens:.0f} tokens a text on average) divided by the speed "
             f"of a matrix product\nmeasured just now ({made.speed / 1e9:.0f} GFLOP/s); on a busy machine, or other "
             "hardware, it takes longer by as much",
@@ -106,3 +114,22 @@ def _print(found: Defined, made: Plan) -> None:
 
 def _known(value: float | None, written: Callable[[float], str]) -> str:
     return "unknown" if value is None else written(value)
+
+
+def _fit(found: Defined, made: Plan) -> str:
+    """Says what fits into the memory that a worker may have, and what would make the rest fit."""
+    from autopeft.report.numbers import size
+
+    if made.memory_limit is None or made.fitting is None:
+        return "unknown"
+    asked = found.settings.search.memory_limit
+    where = f"{size(made.memory_limit)}, " + ("the limit" if asked is not None else "all memory of this machine")
+    if made.fitting == 1.0 and not made.too_large:
+        return f"every configuration looked at, and every baseline, into {where}"
+    lines = [f"{int(1000 * made.fitting) / 10:g}% of the configurations looked at, into {where}"]
+    if made.fitting < 1.0:
+        batch = made.largest_batch
+        lines.append(f"--batch-size {batch} would do for all" if batch else "no batch size would do for all")
+    if made.too_large:
+        lines.append(f"not the baselines {', '.join(made.too_large)}")
+    return "\n".join(lines)

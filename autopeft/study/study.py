@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from autopeft.bounds import check_bounds
 from autopeft.configuration import Configuration
 from autopeft.errors import InputError, StudyError
 from autopeft.heads import Head
@@ -125,6 +126,7 @@ class Study:
         """Creates the study of a definition, or opens it for writing where it is there already (see `create`)."""
         folder = Path(path)
         if not Store.exists(folder):
+            check_bounds(definition.problem(), definition.constraints)
             return Study(Store.create(folder, definition.to_dict()), trust_evaluate=True)
         study = Study.open(folder, trust_evaluate=True)  # the caller names the function; another one is refused below
         differences = study.definition.differences(definition)

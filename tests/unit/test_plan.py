@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from autopeft.cli.estimate import SAMPLE, check_bounds, extreme, linear_weights, sample
+from autopeft.bounds import SAMPLE, check_bounds, extreme, sample
 from autopeft.errors import InputError
+from autopeft.estimate import linear_weights
 from autopeft.families.describe import shape_of
 from autopeft.spaces import ModulesTemplate, autopeft, per_layer
+from autopeft.study.definition import StudyDefinition
+from autopeft.study.study import Study
 from tests.contracts.cheap_studies import definition
 
 SMALL = shape_of(
@@ -46,7 +51,18 @@ def test_the_weights_of_the_layers_are_those_of_their_linears() -> None:
 def test_a_bound_that_nothing_keeps_is_refused_and_the_smallest_is_allowed(name: str) -> None:
     space = LARGE_SPACES[name].on(SMALL)
     smallest = int(space.stored_parameters(np.array(list(space.enumerate()))).min())
-    check_bounds(definition(space=space))
-    check_bounds(definition(space=space, constraints={"parameters": smallest}))
+    check(definition(space=space))
+    check(definition(space=space, constraints={"parameters": smallest}))
     with pytest.raises(InputError, match=f"the smallest configuration of this space has {smallest} parameters"):
-        check_bounds(definition(space=space, constraints={"parameters": smallest - 1}))
+        check(definition(space=space, constraints={"parameters": smallest - 1}))
+
+
+def check(study: StudyDefinition) -> None:
+    check_bounds(study.problem(), study.constraints)
+
+
+def test_a_study_is_not_made_with_a_bound_that_nothing_keeps(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no configuration keeps the bound 1: .*smallest configuration") as refusal:
+        Study.start(tmp_path / "study", definition(constraints={"parameters": 1}))
+    assert refusal.value.where == "search.constraints.parameters"
+    assert not (tmp_path / "study").exists()
