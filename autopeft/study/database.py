@@ -56,7 +56,7 @@ def connect_writer(path: Path, journal: Journal = "wal") -> sqlite3.Connection:
             and a lock that is held until the connection is closed: nothing is shared by memory, and nobody reads
             meanwhile. A database that had the other kind is changed to this one.
     """
-    connection = sqlite3.connect(path, isolation_level=None, timeout=PATIENCE if journal == "wal" else 2.0)
+    connection = sqlite3.connect(path, isolation_level=None, timeout=PATIENCE if journal == "wal" else 1.0)
     try:
         connection.text_factory = _text
         if journal == "wal":
@@ -86,7 +86,7 @@ def connect_writer(path: Path, journal: Journal = "wal") -> sqlite3.Connection:
 def connect_reader(path: Path) -> sqlite3.Connection:
     """Connects for reading; on a read-only disk, where SQLite cannot make its -shm file, to an immutable file."""
     address = path.absolute().as_uri()
-    connection = sqlite3.connect(f"{address}?mode=ro", uri=True, isolation_level=None, timeout=2.0)
+    connection = sqlite3.connect(f"{address}?mode=ro", uri=True, isolation_level=None, timeout=1.0)
     try:
         version_of(connection)
     except sqlite3.OperationalError as error:

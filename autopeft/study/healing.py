@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from autopeft.study.folders import Damage, TrialFolders, read_sealed
+from autopeft.study.readable import DEFINITION
 from autopeft.study.rows import Rows, StudyEvent, event_from, read_record, trial_from
 from autopeft.trial import Trial, TrialStatus
 
-DEFINITION = "study.json"
 TEST_OPENED = "test split opened"
 FILES_LOST = "files lost"
 RESTORED = "restored"

@@ -14,12 +14,13 @@ from autopeft.errors import StudyError
 from autopeft.study.checkpoints import Checkpoints
 from autopeft.study.database import DATABASE, connect_reader, is_there, require_whole, unread_log
 from autopeft.study.folders import RECORD, TrialFolders, read_files, read_sealed, write_sealed
-from autopeft.study.healing import DEFINITION, FILES_LOST
+from autopeft.study.healing import FILES_LOST
 from autopeft.study.quarantine import set_apart
+from autopeft.study.readable import DEFINITION, found_in
 from autopeft.study.rows import StudyEvent
 from autopeft.study.salvage import Salvage
 from autopeft.study.schema import SCHEMA_VERSION, require_known, version_of
-from autopeft.study.store import Store, found_in
+from autopeft.study.store import Store
 from autopeft.trial import Trial, TrialStatus
 
 

@@ -25,12 +25,13 @@ from autopeft.study.database import (
     unread_log,
 )
 from autopeft.study.filesystem import journal_for
-from autopeft.study.folders import Damage, TrialFolders, canonical, read_sealed, write_sealed
-from autopeft.study.healing import DEFINITION, FILES_LOST, TEST_OPENED, adopt_folders, heal
+from autopeft.study.folders import Damage, TrialFolders, canonical
+from autopeft.study.healing import FILES_LOST, TEST_OPENED, adopt_folders, heal
 from autopeft.study.lock import WriterLock
+from autopeft.study.readable import DEFINITION, found_in, write_readable
 from autopeft.study.rows import Rows, trial_from
-from autopeft.study.salvage import Salvage, salvage
-from autopeft.study.schema import SCHEMA_VERSION, create_tables, migrate, require_known, version_of
+from autopeft.study.salvage import Salvage
+from autopeft.study.schema import create_tables, migrate, require_known, version_of
 from autopeft.trial import Trial, TrialStatus, require_transition
 
 __all__ = ["DEFINITION", "TEST_OPENED", "Store"]
@@ -93,7 +94,7 @@ class Store:
                     create_tables(store._connection)
                     store._rows.define(definition)
                     store._rows.log("created")
-                store._write_readable(definition)
+                store._name(write_readable(folder, definition))
             return store
 
     @staticmethod
@@ -108,10 +109,8 @@ class Store:
             StudyError: There is none, it is damaged, a later release wrote it, or another process writes it.
         """
         path = folder / DATABASE
-        if not Store.exists(folder):
-            raise StudyError("there is no study here", where=str(folder), cure="check the path, or create the study")
-        if not is_there(path):
-            raise StudyError("the study's database is gone", where=str(path), cure=repair_command(folder))
+        if readonly or not path.is_file():
+            Store._require(folder)
         if readonly:
             with explained(path):
                 store = Store(folder, connect_reader(path), None)
@@ -121,6 +120,7 @@ class Store:
             return store
         lock = WriterLock(folder)
         with lock.released_on_error():
+            Store._require(folder)
             if unread_log(path):
                 raise StudyError(
                     "the log of the study's database is damaged: its last transactions cannot be read",
@@ -133,7 +133,7 @@ class Store:
                     require_whole(store._connection)
                     migrate(store._connection, path)
                 store._heal()
-                store._write_readable(store.definition())
+                store._name(write_readable(folder, store.definition()))
             return store
 
     @staticmethod
@@ -163,8 +163,15 @@ class Store:
                     create_tables(store._connection)
                     store._fill(found, definition)
                 store._heal()
-                store._write_readable(definition)
+                store._name(write_readable(folder, definition))
             return store
+
+    @staticmethod
+    def _require(folder: Path) -> None:
+        if not Store.exists(folder):
+            raise StudyError("there is no study here", where=str(folder), cure="check the path, or create the study")
+        if not is_there(folder / DATABASE):
+            raise StudyError("the study's database is gone", where=str(folder / DATABASE), cure=repair_command(folder))
 
     @staticmethod
     def _make(folder: Path, lock: WriterLock) -> Store:
@@ -319,7 +326,7 @@ class Store:
         """Replaces the definition, in the database first and then in `study.json`."""
         with self.transaction():
             self._rows.define(definition)
-        self._write_readable(definition)
+        self._name(write_readable(self.folder, definition))
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -378,43 +385,3 @@ class Store:
             self._rows.put_trial(trial)
         adopted = adopt_folders(self._rows, self.trial_folders)
         self._name([damage for damage in adopted if damage.name.startswith("trials/")])
-
-    def _write_readable(self, definition: Mapping[str, Any]) -> None:
-        content = {"format": SCHEMA_VERSION, "definition": dict(definition)}
-        path = self.folder / DEFINITION
-        try:
-            if read_sealed(path) == content:
-                return
-            damaged = None
-        except ValueError as error:
-            damaged = Damage(DEFINITION, f"{error}; written anew") if path.exists() else None
-        try:
-            write_sealed(path, content)
-        except OSError as error:
-            raise StudyError(f"study.json cannot be written ({error.strerror})", where=str(self.folder)) from error
-        self._name([damaged] if damaged else [])
-
-
-def found_in(folder: Path) -> tuple[Salvage, Mapping[str, Any]]:
-    """Returns what can be found of a study's database, and its definition from there or from `study.json`.
-
-    Args:
-        folder: The study directory.
-
-    Raises:
-        StudyError: The definition is in neither, or the disk refuses to be read.
-    """
-    try:
-        found = salvage(folder / DATABASE)
-    except OSError as error:
-        raise StudyError(f"the study's database cannot be read ({error})", where=str(folder / DATABASE)) from error
-    try:
-        return found, dict(read_sealed(folder / DEFINITION)["definition"])
-    except (ValueError, KeyError, TypeError) as error:
-        if found.definition is None:
-            raise StudyError(
-                f"{error}, and the database does not hold the study's definition any more",
-                where=str(folder / DEFINITION),
-                cure=f"restore {DEFINITION} from a copy, then run it again; nothing was changed",
-            ) from None
-        return found, found.definition

@@ -46,7 +46,10 @@ def fill(store: Store, numbers: range) -> None:
             finish(store, number)
 
 
-def found(folder: Path) -> tuple[dict[int, Trial], list[object], object]:
+Held = tuple[dict[int, Trial], list[tuple[str, int | None, float]], dict[str, object]]
+
+
+def found(folder: Path) -> Held:
     with Store.open(folder, readonly=True) as store:
         assert not store.damaged, [str(d) for d in store.damaged]
         events = [(e.kind, e.trial, e.time) for e in store.events()]
@@ -61,7 +64,7 @@ def flip(path: Path, place: int, mask: int) -> None:
         stream.write(bytes([byte ^ mask]))
 
 
-def outcome(folder: Path, wanted: tuple[dict[int, Trial], list[object], object]) -> str:
+def outcome(folder: Path, wanted: Held) -> str:
     """Opens a damaged study, mends it, and says what came of it; fails where damage went unnoticed or spread."""
     if check(folder).healthy:
         # It changed nothing that is read, or it cut off the very last transaction, as a power cut would.

@@ -84,7 +84,7 @@ def test_a_healthy_study_is_left_as_it_is(folder: Path) -> None:
 
 # -- the database --
 
-RUINS: dict[str, Callable[[Path], None]] = {
+RUINS: dict[str, Callable[[Path], object]] = {
     "no header": lambda path: overwrite(path, 0, b"\0" * 100),
     "no first page": lambda path: overwrite(path, 0, bytes(range(256)) * 16),
     "a table renamed": lambda path: path.write_bytes(
