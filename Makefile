@@ -6,12 +6,15 @@
 #   WORKERS=4 make test            test processes (default 2), one torch thread each
 #   TESTS=tests/unit make test     a part of the tests
 #   OUT=DIR make demo              where the demo writes (default demo-out)
+#   FUZZ_SECONDS=3600 make fuzz    how long (default 480); READER=archives alone
 
 PYTHON ?= python3
 WORKERS ?= 2
 TESTS ?=
 OUT ?= demo-out
 TORCH_INDEX ?=
+FUZZ_SECONDS ?= 480
+READER ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,12 +23,13 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
 LOCK := $(shell command -v flock >/dev/null 2>&1 && echo flock .venv.lock)
 
-.PHONY: help demo test check check-wheel build clean environment
+.PHONY: help demo test fuzz check check-wheel build clean environment
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo         a real search on data of this machine, in under 5 minutes; results in $(OUT)"
 	@echo "make test         the tests"
+	@echo "make fuzz         mutated inputs for every reader of foreign files; results in benchmarks/fuzz"
 	@echo "make check        style, types, and the wheel"
 	@echo "make check-wheel  the wheel and its dependencies in an empty environment (downloads them)"
 	@echo "make build        the wheel and the source distribution, in dist"
@@ -36,6 +40,10 @@ demo: $(READY)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+
+fuzz: $(READY)
+	OMP_NUM_THREADS=1 nice -n 19 $(BIN)/python -m tests.fuzz.campaign --seconds $(FUZZ_SECONDS) \
+	    $(if $(READER),--reader $(READER),--out benchmarks/fuzz/results/fuzz.json)
 
 check: $(READY)
 	$(BIN)/ruff check .
