@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -188,6 +189,113 @@ def test_the_lock_dies_with_its_owner(three: Path) -> None:
     owner.communicate()
     with Store.open(three) as store:
         assert len(store.trials()) == 3
+
+
+FORKING = """
+import os, signal, sys, time
+from pathlib import Path
+from autopeft.study.store import Store
+store = Store.open(Path(sys.argv[1]))
+child = os.fork()
+if child == 0:
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+time.sleep(600)
+"""
+
+
+def test_a_child_of_the_owner_does_not_keep_the_lock(three: Path) -> None:
+    """As one that a job forked, when the study runs inline."""
+    owner = subprocess.Popen([sys.executable, "-c", FORKING, str(three)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    child = int(owner.stdout.readline())
+    try:
+        with pytest.raises(StudyError, match=f"written by process {owner.pid}"):
+            Store.open(three)  # the child's letting go does not take it from the owner
+        owner.send_signal(signal.SIGKILL)
+        owner.wait()
+        os.kill(child, 0)
+        with Store.open(three) as store:
+            assert len(store.trials()) == 3
+    finally:
+        os.kill(child, signal.SIGKILL)
+        owner.stdout.close()
+
+
+def test_the_lock_is_not_handed_to_programs_that_the_owner_starts(three: Path) -> None:
+    with Store.open(three):
+        sleeper = subprocess.Popen(["sleep", "600"], close_fds=False)
+    try:
+        with Store.open(three) as store:
+            assert not store.readonly
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\n\0", b"1 on other since 2100-01-01 00:00:00 UTC", b"x" * 5000])
+def test_what_the_lock_file_says_does_not_matter(three: Path, content: bytes) -> None:
+    """Neither a dead process nor a time in the future is looked at: clocks jump."""
+    (three / LOCK_NAME).write_bytes(content)
+    with Store.open(three):
+        text = (three / LOCK_NAME).read_text()
+        assert re.fullmatch(rf"{os.getpid()} on \S+ since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC", text)
+        with pytest.raises(StudyError) as refused:
+            Store.open(three)
+        assert f"the study is being written by process {text}" in str(refused.value)
+
+
+def test_a_clock_that_jumps_back_changes_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, moment in enumerate((2e9, 1e9, 0.0, -5.0)):
+        monkeypatch.setattr("autopeft.study.rows.time.time", lambda moment=moment: moment)
+        store.add([queued(number)])
+    assert [(e.trial, e.time) for e in store.events("queued")] == [(0, 2e9), (1, 1e9), (2, 0.0), (3, -5.0)]
+    assert [t.number for t in store.trials()] == [0, 1, 2, 3]
+
+
+# -- several changes at once --
+
+
+def test_a_transaction_of_several_changes_is_seen_as_one(store: Store, folder: Path) -> None:
+    with Store.open(folder, readonly=True) as reader:
+        with store.transaction():
+            store.add([queued(0)])
+            finish(store, 0)
+            store.note("done", 0)
+            assert store.trial(0) == completed(0)
+            assert reader.trials() == ()
+        assert reader.trials() == (completed(0),)
+        assert [e.kind for e in reader.events(trial=0)] == ["queued", "running", "completed", "done"]
+
+
+def test_a_transaction_that_fails_takes_all_of_it_back(store: Store) -> None:
+    store.add([queued(0)])
+    before = store.events()
+
+    def fail() -> None:
+        with store.transaction():
+            store.add([queued(1)])
+            store.advance(replace(queued(0), status=TrialStatus.RUNNING))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert store.trials() == (queued(0),)
+    assert store.events() == before
+    store.add([queued(1)])
+    assert store.next_number() == 2
+
+
+def test_what_fails_within_a_transaction_takes_only_itself_back(store: Store) -> None:
+    with store.transaction():
+        store.add([queued(0)])
+        with pytest.raises(StudyError, match="trial 0 exists already"):
+            store.add([queued(1), queued(0)])
+        with pytest.raises(StudyError, match="from queued to completed"):
+            store.advance(completed(0))
+        store.add([queued(1)])
+    assert store.trials() == (queued(0), queued(1))
+    assert [e.trial for e in store.events("queued")] == [0, 1]
 
 
 def test_a_lock_that_cannot_be_made_is_said_so(three: Path) -> None:
