@@ -157,15 +157,18 @@ def test_long_records_that_fill_several_pages_are_found(folder: Path) -> None:
         assert store.trial(3) == long
 
 
-def test_of_several_versions_of_a_trial_the_last_is_taken(folder: Path) -> None:
-    """A freed page still holds an older version, intact."""
+def test_of_several_versions_of_a_trial_the_last_is_taken(folder: Path, tmp_path: Path) -> None:
+    """The database holds an older version, intact, and the log many more."""
     with Store.open(folder) as store:
         for _ in range(20):
             store.advance(replace(queued(3), status=INTERRUPTED), queued(3), replace(queued(3), status=RUNNING))
-    overwrite(folder / DATABASE, 0, b"\0" * 100)
-    with Store.rebuild(folder) as store:
-        assert store.trial(3).status is RUNNING
-        assert len(store.events(trial=3)) == 2 + 60
+        store.advance(replace(queued(3), status=INTERRUPTED))
+        killed = Path(shutil.copytree(folder, tmp_path / "killed"))
+    for ruined in (folder, killed):
+        overwrite(ruined / DATABASE, 0, b"\0" * 100)
+        with Store.rebuild(ruined) as store:
+            assert store.trial(3).status is INTERRUPTED
+            assert len(store.events(trial=3)) == 2 + 60 + 1
 
 
 def test_a_completed_folder_ends_a_trial_whose_row_is_behind(folder: Path) -> None:
