@@ -39,8 +39,9 @@ def redacted(text: str, environment: Mapping[str, str] | None = None) -> str:
     """Returns a text with secrets replaced by "[redacted]".
 
     Secrets are: values, of `SHORTEST` characters or more, of environment variables whose names say that they hold one
-    (TOKEN, SECRET, PASSWORD, PASSWD, PASSPHRASE, KEY, CREDENTIAL), as they are or as Python, JSON or a URL write them;
-    user and password in a URL; and what has the form of a token of a hub, a forge or a cloud, or of a private key.
+    (TOKEN, SECRET, PASSWORD, PASSWD, PASSPHRASE, KEY, CREDENTIAL) and that are no paths of this machine, as they are or
+    as Python, JSON or a URL write them; user and password in a URL; and what has the form of a token of a hub, a forge
+    or a cloud, or of a private key.
 
     Args:
         text: Any text, such as a traceback. Cut it afterwards, never before: half a secret is not recognised.
@@ -88,7 +89,8 @@ def _secrets(environment: Mapping[str, str]) -> list[tuple[str, str]]:
     """Returns pairs of value and name, in every spelling, the longest value first."""
     found: dict[str, str] = {}
     for name, value in environment.items():
-        if not _NAMED.search(name):
+        # Where a key lies is no secret, and "/home/ann" would be found in every path.
+        if not _NAMED.search(name) or os.path.exists(value):  # noqa: PTH110 - any text may be asked for
             continue
         for line in {value, *value.splitlines()}:  # the first line of an error message may hold the first of a key
             for spelled in (line, repr(line)[1:-1], json.dumps(line)[1:-1], urllib.parse.quote(line, safe="")):

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle  # noqa: TID251 - to make what must never be opened
 import tarfile
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from autopeft.adapters import Adapter, load
 from autopeft.archives import SUFFIXES, Limits, pack, unpack, unpacked
+from autopeft.cli import app
 from autopeft.errors import InputError
+from autopeft.study.executors.inline import InlineExecutor
+from autopeft.study.study import Study
+from tests.contracts.cheap_jobs import formula
+from tests.contracts.cheap_studies import definition
 from tests.hostile import Malicious, save_backbone, small_adapter
 
 
@@ -213,6 +221,39 @@ def test_a_pickle_in_an_archive_is_refused(adapter: Adapter, tmp_path: Path) -> 
     with pytest.raises(InputError, match="is a pickle, which"):
         load(pack(tmp_path / "folder", tmp_path / "a.zip"))
     assert not (tmp_path / "mark").exists()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("studies") / "reviews"
+    with Study.start(folder, definition(trials=3)) as made:
+        made.run(executor=InlineExecutor(formula))
+    return folder
+
+
+def verb(*arguments: object) -> dict[str, Any]:
+    done = CliRunner().invoke(app, [*(str(a) for a in arguments), "--json"])
+    assert done.exit_code == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_export_writes_the_files_of_a_trial_into_an_archive(study: Path, tmp_path: Path, suffix: str) -> None:
+    told = verb("export", study, "best", "--out", tmp_path / "new" / f"a{suffix}")
+    assert told["files"] == ["adapter.safetensors"]
+    inside = unpack(tmp_path / "new" / f"a{suffix}", tmp_path / "out")
+    kept = study / "trials" / f"{told['trial']:04d}" / "adapter.safetensors"
+    assert (inside / "adapter.safetensors").read_bytes() == kept.read_bytes()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [f"a{suffix}"]
+
+
+def test_show_reads_a_study_out_of_an_archive(study: Path, tmp_path: Path) -> None:
+    archive = pack(study, tmp_path / "s.tar.gz")
+    told, known = verb("show", archive, "1"), verb("show", study, "1")
+    assert told["folder"] == "trials/0001"
+    assert told["command"] == "autopeft train UNPACKED 1 --same-seed"
+    same = known.keys() - {"folder", "command"}
+    assert {key: told[key] for key in same} == {key: known[key] for key in same}
 
 
 def test_a_temporary_folder_does_not_stay(tmp_path: Path) -> None:

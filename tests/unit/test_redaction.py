@@ -88,6 +88,14 @@ def test_ordinary_text_stays_as_it_is() -> None:
         assert redacted(text, environment) == text
 
 
+def test_where_a_key_lies_is_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSH_KEY_FOLDER", str(tmp_path))
+    refuse_secrets(str(tmp_path / "reviews.csv"), "task.train")
+    assert redacted(f"no file {tmp_path}/x") == f"no file {tmp_path}/x"
+    monkeypatch.setenv("SSH_KEY_FOLDER", f"{tmp_path}/gone")
+    assert redacted(f"no file {tmp_path}/gone") == "no file [redacted: SSH_KEY_FOLDER]"
+
+
 def test_redaction_takes_time_in_proportion() -> None:
     # 200 kB of what begins like each pattern: a search that is not linear would take hours.
     for start in ("hf_", "https://a", "eyJaaaaaaaa.", "-----BEGIN ", "bearer ", "aws_secret_access_key = ", "AKIA"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle  # noqa: TID251 - to make what must never be opened
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -323,6 +324,30 @@ def test_no_process_of_a_search_listens(tmp_path: Path) -> None:
 
     assert run(SEARCH, str(tmp_path / "study")) == "8 True []"
     assert run(LISTENER) == "1"  # a socket of a child is seen
+
+
+# -- permissions ------------------------------------------------------------------------------------------------------
+
+MAKE = """
+import os, sys
+os.umask(int(sys.argv[2], 8))
+from autopeft.study.study import Study
+from tests.contracts.cheap_studies import definition
+with Study.start(sys.argv[1], definition("formula", trials=2)) as study:
+    study.run()
+"""
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_a_study_has_the_permissions_of_the_umask(tmp_path: Path, umask: int) -> None:
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", MAKE, str(tmp_path / "study"), f"{umask:o}"], cwd=root, check=True)
+    made = list((tmp_path / "study").rglob("*"))
+    assert len(made) > 6
+    for path in (tmp_path / "study", *made):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        assert not mode & umask, path
+        assert not mode & 0o022, path  # nobody else may write
 
 
 # -- remote code -------------------------------------------------------------------------------------------------------
