@@ -164,10 +164,9 @@ class Rows:
 
     def next_number(self) -> int:
         """Returns the number of the next trial; those of damaged ones are not given again."""
-        column = "number" if self._old else "trial"
-        query = f"SELECT number FROM trials UNION ALL SELECT {column} FROM quarantine"
-        numbers = [row[0] for row in self._connection.execute(query).fetchall()]
-        return max((n for n in numbers if isinstance(n, int)), default=-1) + 1
+        last = self._connection.execute("SELECT max(number) FROM trials").fetchone()[0]
+        rows = self._connection.execute(f"SELECT {'number' if self._old else 'trial'} FROM quarantine").fetchall()
+        return max((n for n in (last, *(row[0] for row in rows)) if isinstance(n, int)), default=-1) + 1
 
     def row(self, table: str, number: int) -> list[str | None]:
         """Returns a row as texts, to be kept where it is damaged; empty where there is none."""
