@@ -196,7 +196,11 @@ class Ledger:
         return self._store.advance(given_up, detail={"reason": reason, SECONDS: round(seconds, 3)})
 
     def resume(self) -> None:
-        """Queues what an earlier process left unfinished; notes that, and libraries that have changed since."""
+        """Queues what an earlier process left unfinished and clears up; notes that, and libraries that have changed."""
+        # What a process left that was killed between the end of a trial and the removal of its checkpoint.
+        ended = {t.number for t in self._store.trials() if t.status.final}
+        for number in ended.intersection(self._store.checkpoints.numbers()):
+            self._store.checkpoints.delete(number)
         unfinished = self.requeue_all({"reason": "the process that ran it is gone"})
         if unfinished:
             self._store.note("resumed", detail={"trials": unfinished})

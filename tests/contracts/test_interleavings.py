@@ -9,6 +9,7 @@ hit it between two steps that reach the disk (`tests.faults.moments`).
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -37,7 +38,6 @@ from autopeft.errors import StudyError
 from autopeft.search.base import SEARCHERS, Searcher
 from autopeft.search.random import RandomSearch
 from autopeft.study.ledger import RETRIES
-from autopeft.study.planning import propose
 from autopeft.study.study import Study
 from autopeft.trial import TRANSITIONS, Failure, Problem, Proposal, Trial, TrialStatus
 from tests.contracts.cheap_jobs import formula, some_job
@@ -88,7 +88,7 @@ class Interleavings(RuleBasedStateMachine):
         self.folder = self.root / "0"
         self.total = TOTAL
         self.model: Model = {}
-        self.unsure: set[int] = set()  # trials whose checkpoint a kill may have replaced or not
+        self.kept: dict[int, list[dict[str, bytes]] | None] = {}  # checkpoints that may be there; None: any
         self.rebuilt = 0  # events before the database was lost are lost too
         self.study: Study | None = None
 
@@ -116,8 +116,13 @@ class Interleavings(RuleBasedStateMachine):
     def after_asking(self, n: int) -> Model:
         model = resumed(self.model)
         missing = self.total - len(model)
-        for proposal in propose(self.definition, as_trials(model), following(model), max(0, min(n, missing))):
-            model[following(model)] = Known(proposal)
+        shown = as_trials(model)
+        for _ in range(max(0, min(n, missing))):
+            rng = np.random.default_rng((self.definition.seed, following(model)))
+            history, pending = [t for t in shown if t.status.final], [t for t in shown if not t.status.final]
+            (proposal,) = Sensitive().suggest(self.definition.problem(), history, pending, 1, rng)
+            model[following(model)] = Known(replace(proposal, seed=self.definition.seed))
+            shown = as_trials(model)
         return model
 
     @rule(n=st.integers(1, 3))
@@ -134,10 +139,9 @@ class Interleavings(RuleBasedStateMachine):
         job = self.study.begin(number)
         assert job.configuration == self.model[number].proposal.configuration
         assert job.seed == self.model[number].proposal.seed
-        if number in self.unsure:
-            self.model[number].checkpoint = dict(job.checkpoint)
-            self.unsure.discard(number)
-        assert job.checkpoint == self.model[number].checkpoint
+        possible = self.kept.pop(number, [self.model[number].checkpoint])
+        assert possible is None or job.checkpoint in possible
+        self.model[number].checkpoint = dict(job.checkpoint)
         self.model[number].status = RUNNING
 
     @precondition(lambda self: self.numbers(QUEUED, RUNNING))
@@ -202,7 +206,7 @@ class Interleavings(RuleBasedStateMachine):
         number = self.pick(which, RUNNING)
         self.study._ledger.keep(number, {"state": content})
         self.model[number].checkpoint = {"state": content}
-        self.unsure.discard(number)
+        self.kept.pop(number, None)
 
     @precondition(lambda self: any(known.kind == "refused" for known in self.model.values()))
     @rule()
@@ -234,39 +238,36 @@ class Interleavings(RuleBasedStateMachine):
         self.revive(self.copy())
         self.model = resumed(self.model)
 
-    @rule(data=st.data(), moment=st.integers(1, 24))
-    def kill_within(self, data: st.DataObject, moment: int) -> None:
-        """Kills in the midst of an operation: then all of it is there, or nothing of it."""
-        name = data.draw(st.sampled_from(["ask", "open", *(["tell"] if self.numbers(QUEUED, RUNNING) else ())]))
-        if self.numbers(RUNNING):
-            name = data.draw(st.sampled_from([name, "checkpoint", "tell"]))
+    @rule(data=st.data(), moment=st.integers(1, 24), which=st.integers(0, 99), n=st.integers(1, 3))
+    def kill_within_something(self, data: st.DataObject, moment: int, which: int, n: int) -> None:
+        names = ["ask", "open", *(["tell"] if self.numbers(QUEUED, RUNNING) else ())]
+        names += ["checkpoint", "tell"] if self.numbers(RUNNING) else []
+        how = data.draw(st.sampled_from(["well", "nan", "error"]))
+        self.kill_within(data.draw(st.sampled_from(names)), moment, which, n, how)
+
+    def kill_within(self, name: str, moment: int, which: int = 0, n: int = 1, how: str = "well") -> bool:
+        """Kills in the midst of an operation: then all of it is there, or nothing of it. False where it was faster."""
         before, after = resumed(self.model), resumed(self.model)
-        act: Callable[[], object]
+        kept = dict(self.kept)
+        act: Callable[[], object] = self.open_again
         if name == "ask":
-            n = data.draw(st.integers(1, 3))
             after, act = self.after_asking(n), lambda: self.ask_for(n)
-        elif name == "open":
-            assert self.study is not None
-            self.study.close()
-            act = self.open_again
         elif name == "checkpoint":
-            number = self.pick(data.draw(st.integers(0, 99)), RUNNING)
-            self.unsure.add(number)
+            number = self.pick(which, RUNNING)
+            kept[number] = [self.model[number].checkpoint, {"state": b"newer"}]
             act = lambda: self.study._ledger.keep(number, {"state": b"newer"})  # type: ignore[union-attr] # noqa: E731
-        else:
-            number = self.pick(data.draw(st.integers(0, 99)), QUEUED, RUNNING)
-            how = data.draw(st.sampled_from(["well", "nan", "error"]))
-            after[number] = self.after_telling(number, how)
-            act = lambda: self.end(number, how)  # noqa: E731
-            self.unsure.add(number)
-        if self.interrupted(act, moment):
-            assert self.study is not None
-            found = {t.number: t.status for t in self.study.trials}
-            assert found in (statuses(before), statuses(after))
-            self.model = before if found == statuses(before) else after
-        else:
+        elif name == "tell":
+            number = self.pick(which, QUEUED, RUNNING)
+            after[number], act = self.after_telling(number, how), lambda: self.end(number, how)
+        interrupted = self.interrupted(act, moment)
+        if not interrupted:
             self.revive(self.copy())
-            self.model = after
+        assert self.study is not None
+        found = {t.number: t.status for t in self.study.trials}
+        assert found == statuses(after) or (interrupted and found == statuses(before))
+        self.model = after if found == statuses(after) else before
+        self.kept = kept
+        return interrupted
 
     @rule()
     def rebuild(self) -> None:
@@ -287,8 +288,27 @@ class Interleavings(RuleBasedStateMachine):
             path.unlink()
         self.study = Study.rebuild(self.folder, trust_evaluate=True)
         self.rebuilt = len(self.study.events)
+        for number, known in self.model.items():  # a trial that was killed between its folder and its row
+            record = self.folder / f"trials/{number:04d}/trial.json"
+            if not known.status.final and record.exists():
+                ended = Trial.from_dict(json.loads(record.read_text())["trial"])
+                assert ended.proposal == known.proposal
+                self.model[number] = Known(known.proposal, ended.status, ended.failure and ended.failure.kind)
         self.model = {n: replace(k, losses=0) for n, k in self.model.items() if k.status.final}
-        self.unsure |= set(range(TOTAL + 99))
+        self.kept = dict.fromkeys(range(99))
+
+    @precondition(lambda self: self.model)
+    @rule(which=st.integers(0, 99))
+    def what_is_not_allowed(self, which: int) -> None:
+        """Changes nothing, as `agree` sees."""
+        assert self.study is not None
+        number = self.pick(which, *TrialStatus)
+        if self.model[number].status.final or self.model[number].status is INTERRUPTED:
+            with pytest.raises(StudyError, match="cannot go from"):
+                self.study.tell(number, Failure("error", "too late"))
+        if self.model[number].status is not QUEUED:
+            with pytest.raises(StudyError, match="cannot go from"):
+                self.study.begin(number)
 
     @rule()
     def second_writer(self) -> None:
@@ -421,6 +441,28 @@ class Sensitive(Searcher):
         digest = hashlib.sha256(repr(shown).encode()).digest()
         mixed = np.random.default_rng([int(rng.integers(2**31)), *digest])
         return RandomSearch(stratified=False).suggest(problem, history, pending, n, mixed)
+
+
+@pytest.mark.parametrize("name", ["ask", "tell", "checkpoint", "open"])
+def test_killed_at_each_step_of_an_operation_all_of_it_is_there_or_nothing(name: str) -> None:
+    with mock.patch.dict(SEARCHERS, sensitive=Sensitive):
+        moment, interrupted = 0, True
+        while interrupted:
+            moment += 1
+            machine = Interleavings()
+            try:
+                machine.create()
+                machine.ask(n=2)
+                machine.begin(which=0)
+                machine.checkpoint(which=0, content=b"first")
+                interrupted = machine.kill_within(name, moment)
+                machine.agree()
+                if machine.numbers(QUEUED):
+                    machine.begin(which=0)  # from the checkpoint that must be there
+                machine.ask(n=2)
+            finally:
+                machine.teardown()
+        assert moment > 4
 
 
 def test_any_order_of_events_leaves_the_table_of_an_undisturbed_study() -> None:
