@@ -343,9 +343,10 @@ def test_a_cluster_of_our_own_is_private_and_leaves_nothing(
 
 def refused_without_token(executor: RayExecutor) -> bool:
     address = executor._ray.get_runtime_context().gcs_address
-    code = f"from autopeft.study.executors.cluster import Cluster; Cluster({address!r}, 1)"
+    code = f"from autopeft.study.executors.cluster import Cluster; Cluster({address!r}, 1).close()"
     stranger = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=stranger, capture_output=True, text=True)
+    print(done.stderr)
     return "refuses us: the token is missing or wrong" in done.stderr
 
 

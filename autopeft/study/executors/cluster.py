@@ -23,12 +23,14 @@ from pathlib import Path
 from typing import Any, final
 
 from autopeft.errors import InputError, MissingExtra
+from autopeft.study.executors.memory import as_text
 
 OBJECT_STORE = 512 << 20
 _ANSWER_SECONDS = 5.0
 # Unix sockets live in the folder of the session, and their paths may have no more than 107 characters.
 _LONGEST_FOLDER = 40
 _LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+_SET_BY_RAY = ("PYTHONBREAKPOINT",)
 _START = "start one with 'ray start --head' and give the address it prints, or leave the address out"
 _TOKEN = (
     "set RAY_AUTH_MODE=token and put the cluster's token into ~/.ray/auth_token, or name its file in"
@@ -84,15 +86,27 @@ class Cluster:
             self.ray, self._connected, self.ours = import_ray(), False, False
             self.options = {"runtime_env": environment} if environment else {}
             return
-        self._connected = True
-        if self.ours:
-            self._start(cpus, object_store, environment)
-        else:
-            self._connect(str(address), environment)
+        self._connected = False
+        try:
+            if self.ours:
+                self._start(cpus, object_store, environment)
+            else:
+                self._connect(str(address), environment)
+        except BaseException:
+            self.close()
+            raise
 
     def nodes(self) -> list[Mapping[str, float]]:
         """Returns what each node that is alive offers in all: "CPU", "GPU", "memory" and so on."""
         return [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+
+    def shortage(self, needs: Mapping[str, float]) -> str:
+        """Says why no node has room for these amounts, even if it had nothing else to do; "" where one has."""
+        nodes = self.nodes()
+        if any(all(node.get(kind, 0) >= amount for kind, amount in needs.items()) for node in nodes):
+            return ""
+        offers = "; ".join(_amounts({kind: node.get(kind, 0) for kind in needs}) for node in nodes)
+        return f"one worker needs {_amounts(needs)}, and no node of the Ray cluster has that ({offers or 'none'})"
 
     def close(self) -> None:
         """Ends what was begun here; safe to call twice."""
@@ -118,19 +132,15 @@ class Cluster:
         with _environment(own):
             self.ray = import_ray()
             self._folder = Path(tempfile.mkdtemp(prefix="autopeft-", dir=None if short else "/tmp"))
-            try:
-                with _loopback(self.ray):
-                    self._initialise(
-                        "local",
-                        num_cpus=cpus,
-                        object_store_memory=object_store,
-                        include_dashboard=False,
-                        runtime_env=runtime_env,
-                        _temp_dir=str(self._folder),
-                    )
-            except BaseException:
-                self.close()
-                raise
+            with _loopback(self.ray):
+                self._initialise(
+                    "local",
+                    num_cpus=cpus,
+                    object_store_memory=object_store,
+                    include_dashboard=False,
+                    runtime_env=runtime_env,
+                    _temp_dir=str(self._folder),
+                )
 
     def _connect(self, address: str, runtime_env: dict[str, Any] | None) -> None:
         if "://" in address:
@@ -148,6 +158,8 @@ class Cluster:
                     # Told at once here; `init` would try for twenty seconds.
                     _read_settings(self.ray)
                     self.ray._raylet.GcsClient(address=address)
+                    # Ray takes 127.0.0.1 for the address by which others reach this machine.
+                    _require_answer(self.ray._private.services.canonicalize_bootstrap_address(address))
                 self._initialise(address, runtime_env=runtime_env)
             except self.ray.exceptions.AuthenticationError as error:
                 what = f"the Ray cluster at {address} refuses us: the token is missing or wrong"
@@ -158,11 +170,18 @@ class Cluster:
 
     def _initialise(self, address: str, **options: Any) -> None:
         _read_settings(self.ray)
+        self._connected = True
         with _signals_kept():
             # What nodes report goes to standard output otherwise, where a command prints its result.
             self._print = self.ray._private.worker.print_to_stdstream
             self.ray._private.worker.print_to_stdstream = _say_nothing
             self.ray.init(address, log_to_driver=False, logging_level="ERROR", **options)
+
+
+def _amounts(amounts: Mapping[str, float]) -> str:
+    """Returns amounts in words: "2 CPUs, 1 GPU, 3.0 GiB of memory"."""
+    words = [f"{amount:g} {kind}{'' if amount == 1 else 's'}" for kind, amount in amounts.items() if kind != "memory"]
+    return ", ".join([*words, f"{as_text(int(amounts['memory']))} of memory"] if "memory" in amounts else words)
 
 
 def _require_answer(address: str) -> None:
@@ -190,7 +209,8 @@ def _read_settings(ray: Any) -> None:
 
 @contextlib.contextmanager
 def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in changes}
+    """Sets variables for as long as Ray starts, and undoes with them what it sets itself."""
+    before = {name: os.environ.get(name) for name in (*changes, *_SET_BY_RAY)}
     os.environ.update(changes)
     try:
         yield
@@ -215,6 +235,18 @@ def _loopback(ray: Any) -> Iterator[None]:
         yield
     finally:
         constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Lets no Ctrl-C cut short what must be ended in order; outside the main thread none would come."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
+    try:
+        yield
+    finally:
+        if main and before is not None:
+            signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

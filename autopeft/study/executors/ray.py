@@ -13,8 +13,7 @@ from typing import Any, final
 from autopeft.errors import InputError, StudyError
 from autopeft.job import Job
 from autopeft.study.executors.base import Event, Executor, Failed, Finished, Lost, Resources
-from autopeft.study.executors.cluster import OBJECT_STORE, Cluster
-from autopeft.study.executors.memory import as_text
+from autopeft.study.executors.cluster import OBJECT_STORE, Cluster, undisturbed
 from autopeft.study.executors.perform import failure_of
 from autopeft.study.executors.supervisor import CALLS, Introduction, Supervisor
 from autopeft.trial import Failure
@@ -146,7 +145,7 @@ class RayExecutor(Executor):
             reserved = None if self._cluster.ours else memory_limit
             needs = {"CPU": threads, "GPU": devices, "memory": reserved or 0}
             self._needs = {kind: amount for kind, amount in needs.items() if amount}
-            shortage = self._shortage()
+            shortage = self._cluster.shortage(self._needs)
             if shortage:
                 raise InputError(shortage, where="executor", cure="ask for less, or add a larger node to the cluster")
             self._actor = self._ray.remote(Supervisor).options(
@@ -221,12 +220,13 @@ class RayExecutor(Executor):
             return
         self._closed = True
         ready = [slot for slot in self._slots if slot.ready]
-        self._await([slot.actor.close.remote() for slot in ready], _ANSWER_SECONDS)
-        for slot in self._slots:
-            self._end(slot.actor)
-        self._await([slot.gone for slot in ready], _ANSWER_SECONDS)
-        self._slots.clear()
-        self._cluster.close()
+        with undisturbed():
+            self._await([slot.actor.close.remote() for slot in ready], _ANSWER_SECONDS)
+            for slot in self._slots:
+                self._end(slot.actor)
+            self._await([slot.gone for slot in ready], _ANSWER_SECONDS)
+            self._slots.clear()
+            self._cluster.close()
 
     # -- workers --
 
@@ -276,18 +276,10 @@ class RayExecutor(Executor):
             raise StudyError(self._problem[0], cure=self._problem[1])
         if now < self._looked + _LOOK_SECONDS:
             return
-        self._looked, shortage = now, self._shortage()
+        self._looked, shortage = now, self._cluster.shortage(self._needs)
         self._short_since = (self._short_since or now) if shortage else None
         if shortage and self._short_since is not None and now - self._short_since >= self._patience:
             raise StudyError(shortage, cure="add a node, then run the same command again")
-
-    def _shortage(self) -> str:
-        """Says why no node has room for a worker, even if it had nothing else to do; "" where one has."""
-        nodes = self._cluster.nodes()
-        if any(all(node.get(kind, 0) >= amount for kind, amount in self._needs.items()) for node in nodes):
-            return ""
-        offers = "; ".join(_amounts({kind: node.get(kind, 0) for kind in self._needs}) for node in nodes)
-        return f"one worker needs {_amounts(self._needs)}, and no node of the Ray cluster has that ({offers or 'none'})"
 
     # -- jobs --
 
@@ -399,12 +391,6 @@ class RayExecutor(Executor):
         before = len(self._waiting)
         self._waiting = deque(entry for entry in self._waiting if entry[0].number != number)
         return len(self._waiting) < before
-
-
-def _amounts(amounts: Mapping[str, float]) -> str:
-    """Returns amounts in words: "2 CPUs, 1 GPU, 3.0 GiB of memory"."""
-    words = [f"{amount:g} {kind}{'' if amount == 1 else 's'}" for kind, amount in amounts.items() if kind != "memory"]
-    return ", ".join([*words, f"{as_text(int(amounts['memory']))} of memory"] if "memory" in amounts else words)
 
 
 def _last_line(error: BaseException) -> str:
