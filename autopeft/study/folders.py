@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from typing import Any
 
 from autopeft.errors import AutoPeftError, InputError, StudyError
 from autopeft.trial import Trial
+from autopeft.untrusted import parse_json
 
 RECORD = "trial.json"
 _NUMBERED = re.compile(r"^\d{4,}$")
@@ -88,10 +90,10 @@ def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
 def read_sealed(path: Path) -> dict[str, Any]:
     """Inverse of `write_sealed`; raises ValueError where the file cannot be read, is not JSON, or was altered."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        content = parse_json(_plain_bytes(path))
+    except OSError as error:
         raise ValueError(f"cannot be read ({error})") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"is not JSON ({error})") from None
     if not isinstance(content, dict) or not isinstance(content.get("checksum"), str):
         raise ValueError("has no checksum")
@@ -132,13 +134,20 @@ def fill_folder(folder: Path, files: Mapping[str, bytes], record: str, content: 
     return digests
 
 
+def _plain_bytes(path: Path) -> bytes:
+    """Returns the content of a plain file; a pipe or a device in its place would never end."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no plain file")
+    return path.read_bytes()
+
+
 def read_files(folder: Path, digests: Mapping[str, str], record: str = RECORD) -> dict[str, bytes]:
     """Returns the files that a sealed record lists; raises ValueError, naming the file, where one is another now."""
     require_files(dict.fromkeys(digests, b""), record)
     files: dict[str, bytes] = {}
     for name, stated in digests.items():
         try:
-            files[name] = (folder / name).read_bytes()
+            files[name] = _plain_bytes(folder / name)
         except OSError as error:
             why = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
             raise ValueError(f"file {name} {why}") from None

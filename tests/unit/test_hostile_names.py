@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -23,9 +24,10 @@ from autopeft.report.html import render
 from autopeft.report.svg import anytime_svg, curves_svg, front_svg
 from autopeft.setting import Backbone
 from autopeft.study.executors.inline import InlineExecutor
-from autopeft.study.folders import require_files
+from autopeft.study.folders import TrialFolders, require_files
 from autopeft.study.study import Study
 from autopeft.tasks.base import TaskSource
+from autopeft.trial import Budget, Failure, Proposal, Trial, TrialStatus
 from tests.contracts.cheap_jobs import SHAPE, TASK, formula, setting
 from tests.contracts.cheap_studies import definition
 
@@ -82,6 +84,17 @@ def test_a_settings_file_cannot_name_a_cluster(cli: Callable[..., Any], tmp_path
 def test_files_of_a_trial_stay_in_its_folder(name: str) -> None:
     with pytest.raises(ValueError, match="is not a name for a file of a trial"):
         require_files({name: b""})
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    folders = TrialFolders(tmp_path)
+    made = Trial(0, Proposal(Configuration(), Budget(0, 1), 0), TrialStatus.FAILED, failure=Failure("error", "x"))
+    folders.write(made, {"a": b"1"})
+    for name in ("a", "trial.json"):
+        (tmp_path / "trials" / "0000" / name).unlink()
+        os.mkfifo(tmp_path / "trials" / "0000" / name)
+        with pytest.raises(ValueError, match="it is no plain file"):
+            folders.read(0)
 
 
 def aliases(depth: int) -> str:
