@@ -573,6 +573,7 @@ def test_verbs_that_need_no_model_run_without_torch(
         ["show", study, "knee"],
         ["report", study, "--out", str(tmp_path / "a.html")],
         ["export", study, "best", "--out", str(tmp_path / "adapter")],
+        ["repair", study],
         ["search", "--study", study],  # finished: nothing to train
         ["doctor"],
     ]
@@ -585,7 +586,7 @@ def test_verbs_that_need_no_model_run_without_torch(
 
 def test_every_verb_explains_itself_with_an_example(cli: Run) -> None:
     verbs = [command.name for command in app_commands()]
-    assert len(verbs) == 13
+    assert len(verbs) == 14
     for verb in verbs:
         done = cli(verb, "--help")
         assert done.exit_code == 0
