@@ -328,7 +328,10 @@ def test_a_cluster_of_our_own_is_private_and_leaves_nothing(
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     environment, handler, before = dict(os.environ), signal.getsignal(signal.SIGTERM), descendants(os.getpid())
     executor = RayExecutor(f"{HERE}:formula", 2, object_store=STORE)
+    session = Path(executor._ray._private.worker._global_node.get_session_dir_path())
     try:
+        assert session.is_dir()
+        assert session.parents[1].stat().st_mode & 0o077 == 0  # the sockets of its servers lie there
         assert isinstance(result(executor), Finished)
         started = descendants(os.getpid()) - before
         assert len(started) > 4  # the servers of Ray, the actors and what they look after
@@ -337,6 +340,7 @@ def test_a_cluster_of_our_own_is_private_and_leaves_nothing(
     finally:
         executor.close()
     assert not any(map(alive, started))
+    assert not session.parents[1].exists()
     assert dict(os.environ) == environment
     assert signal.getsignal(signal.SIGTERM) is handler
 
@@ -346,7 +350,6 @@ def refused_without_token(executor: RayExecutor) -> bool:
     code = f"from autopeft.study.executors.cluster import Cluster; Cluster({address!r}, 1).close()"
     stranger = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=stranger, capture_output=True, text=True)
-    print(done.stderr)
     return "refuses us: the token is missing or wrong" in done.stderr
 
 

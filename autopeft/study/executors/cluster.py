@@ -28,7 +28,7 @@ from autopeft.study.executors.memory import as_text
 OBJECT_STORE = 512 << 20
 _ANSWER_SECONDS = 5.0
 # Unix sockets live in the folder of the session, and their paths may have no more than 107 characters.
-_LONGEST_FOLDER = 40
+_LONGEST_FOLDER = 36
 _LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _SET_BY_RAY = ("PYTHONBREAKPOINT",)
 _START = "start one with 'ray start --head' and give the address it prints, or leave the address out"
@@ -139,7 +139,7 @@ class Cluster:
                     object_store_memory=object_store,
                     include_dashboard=False,
                     runtime_env=runtime_env,
-                    _temp_dir=str(self._folder),
+                    _temp_dir=str(self._folder / "r"),  # Ray opens it to everybody; the folder around it stays closed
                 )
 
     def _connect(self, address: str, runtime_env: dict[str, Any] | None) -> None:
