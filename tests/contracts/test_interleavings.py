@@ -443,8 +443,10 @@ class Sensitive(Searcher):
         return RandomSearch(stratified=False).suggest(problem, history, pending, n, mixed)
 
 
-@pytest.mark.parametrize("name", ["ask", "tell", "checkpoint", "open"])
-def test_killed_at_each_step_of_an_operation_all_of_it_is_there_or_nothing(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "how"), [("ask", ""), ("tell", "well"), ("tell", "nan"), ("checkpoint", ""), ("open", "")]
+)
+def test_killed_at_each_step_of_an_operation_all_of_it_is_there_or_nothing(name: str, how: str) -> None:
     with mock.patch.dict(SEARCHERS, sensitive=Sensitive):
         moment, interrupted = 0, True
         while interrupted:
@@ -455,7 +457,7 @@ def test_killed_at_each_step_of_an_operation_all_of_it_is_there_or_nothing(name:
                 machine.ask(n=2)
                 machine.begin(which=0)
                 machine.checkpoint(which=0, content=b"first")
-                interrupted = machine.kill_within(name, moment)
+                interrupted = machine.kill_within(name, moment, how=how)
                 machine.agree()
                 if machine.numbers(QUEUED):
                     machine.begin(which=0)  # from the checkpoint that must be there

@@ -25,11 +25,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tests.faults import damage, kills, workers
+from tests.faults import cluster, damage, kills, training, workers
 from tests.faults.runs import ROOT, Scene, Skipped, Tally
 
 Fault = Callable[[Scene], Tally]
-FAULTS: dict[str, Fault] = {**kills.FAULTS, **damage.FAULTS, **workers.FAULTS}
+FAULTS: dict[str, Fault] = {
+    **kills.FAULTS,
+    **damage.FAULTS,
+    **workers.FAULTS,
+    **training.FAULTS,
+    **cluster.FAULTS,
+}
 LIMIT = 300
 """Seconds after which one kind of fault is given up."""
 
