@@ -163,10 +163,10 @@ class Study:
 
     @staticmethod
     def rebuild(path: str | Path, trust_evaluate: bool = False) -> Study:
-        """Makes the study's database anew from `study.json` and its trial folders, and opens it for writing.
+        """Makes the study's database anew and opens it for writing.
 
-        For a database that is damaged; it is kept beside the new one. Every finished trial has a folder; unfinished
-        ones are proposed anew. What cannot be trusted is named in `damaged`.
+        For a database that is damaged; it is kept beside the new one. Records are taken from what can be read of it,
+        finished trials from their folders too. What cannot be trusted is named in `damaged`.
 
         Args:
             path: Its directory.
