@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -358,7 +359,14 @@ def agent(process: int) -> bool:
     return b"Agent" in Path(f"/proc/{process}/cmdline").read_bytes().partition(b"\0")[0]
 
 
-def test_nothing_is_left_of_a_driver_that_is_killed() -> None:
+@pytest.fixture
+def short_folder() -> Iterator[str]:
+    """A temporary directory whose path is short enough for the sockets of Ray."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as made:
+        yield made
+
+
+def test_nothing_is_left_of_a_driver_that_is_killed(short_folder: str) -> None:
     code = (
         "from tests.contracts.cheap_jobs import HERE, some_job\n"
         "from autopeft.study.executors.ray import RayExecutor\n"
@@ -367,7 +375,10 @@ def test_nothing_is_left_of_a_driver_that_is_killed() -> None:
         "while True: print(*executor.poll(1.0), flush=True)\n"
     )
     driver = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": short_folder},
+        stdout=subprocess.PIPE,
     )
     assert driver.stdout is not None
     try:
