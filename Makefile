@@ -6,6 +6,7 @@
 #   WORKERS=4 make test            test processes (default 2), one torch thread each
 #   TESTS=tests/unit make test     a part of the tests
 #   OUT=DIR make demo              where the demo writes (default demo-out)
+#   FAULTS=short make test-faults  a few tries of each fault (default full: about 12 minutes)
 #   FUZZ_SECONDS=3600 make fuzz    how long (default 480); READER=archives alone
 
 PYTHON ?= python3
@@ -13,6 +14,7 @@ WORKERS ?= 2
 TESTS ?=
 OUT ?= demo-out
 TORCH_INDEX ?=
+FAULTS ?= full
 FUZZ_SECONDS ?= 480
 READER ?=
 
@@ -23,12 +25,14 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
 LOCK := $(shell command -v flock >/dev/null 2>&1 && echo flock .venv.lock)
 
-.PHONY: help demo test fuzz check check-wheel build clean environment
+.PHONY: help demo test test-faults soak fuzz check check-wheel build clean environment
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo         a real search on data of this machine, in under 5 minutes; results in $(OUT)"
 	@echo "make test         the tests"
+	@echo "make test-faults  harm to real studies: kills, full disks, damage; results in benchmarks/faults"
+	@echo "make soak         200 real trials, watched for memory and overhead; results in benchmarks/soak"
 	@echo "make fuzz         mutated inputs for every reader of foreign files; results in benchmarks/fuzz"
 	@echo "make check        style, types, and the wheel"
 	@echo "make check-wheel  the wheel and its dependencies in an empty environment (downloads them)"
@@ -40,6 +44,14 @@ demo: $(READY)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+
+# As root it mounts small disks and makes a control group; elsewhere those faults are skipped, with the reason.
+test-faults: $(READY)
+	OMP_NUM_THREADS=1 nice -n 5 $(BIN)/python -m tests.faults.campaign \
+	    $(if $(filter short,$(FAULTS)),--short,--out benchmarks/faults/results/faults.json)
+
+soak: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak.run
 
 fuzz: $(READY)
 	OMP_NUM_THREADS=1 nice -n 19 $(BIN)/python -m tests.fuzz.campaign --seconds $(FUZZ_SECONDS) \

@@ -44,7 +44,9 @@ from tests.contracts.cheap_jobs import formula, some_job
 from tests.contracts.cheap_studies import definition
 from tests.faults.moments import watched
 
-LONG = os.environ.get("FAULTS", "") == "full"
+SHORT, LONG = 15, 200
+"""How many sequences of up to 25 or 40 operations are tried."""
+FULL = os.environ.get("FAULTS", "") == "full"
 TOTAL = 5
 QUEUED, RUNNING, FAILED = TrialStatus.QUEUED, TrialStatus.RUNNING, TrialStatus.FAILED
 INTERRUPTED = TrialStatus.INTERRUPTED
@@ -469,10 +471,10 @@ def test_killed_at_each_step_of_an_operation_all_of_it_is_there_or_nothing(name:
 
 def test_any_order_of_events_leaves_the_table_of_an_undisturbed_study() -> None:
     bounds = settings(
-        max_examples=400 if LONG else 15,
-        stateful_step_count=40 if LONG else 25,
-        derandomize=not LONG,
-        phases=tuple(Phase) if LONG else (Phase.generate,),  # making a counterexample smaller takes minutes
+        max_examples=LONG if FULL else SHORT,
+        stateful_step_count=40 if FULL else 25,
+        derandomize=not FULL,
+        phases=tuple(Phase) if FULL else (Phase.generate,),  # making a counterexample smaller takes minutes
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),

@@ -25,19 +25,40 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from tests.contracts.test_interleavings import LONG, SHORT
 from tests.faults import cluster, damage, kills, training, workers
 from tests.faults.runs import ROOT, Scene, Skipped, Tally
 
 Fault = Callable[[Scene], Tally]
+LIMIT = 600
+"""Seconds after which one kind of fault is given up."""
+
+
+def any_order(scene: Scene) -> Tally:
+    """Random orders of asking, telling, losing, killing, rebuilding (tests/contracts/test_interleavings.py)."""
+    tally, sequences = Tally(), scene.often(LONG, SHORT)
+    with tally.attempt("interleavings", times=sequences):
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", INTERLEAVINGS],
+            env={**os.environ, "FAULTS": "short" if scene.short else "full"},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-1500:]
+    return tally
+
+
+INTERLEAVINGS = "tests/contracts/test_interleavings.py"
 FAULTS: dict[str, Fault] = {
     **kills.FAULTS,
     **damage.FAULTS,
     **workers.FAULTS,
     **training.FAULTS,
     **cluster.FAULTS,
+    "any-order": any_order,
 }
-LIMIT = 300
-"""Seconds after which one kind of fault is given up."""
 
 
 def tried(name: str, short: bool) -> dict[str, Any]:
