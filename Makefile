@@ -43,7 +43,7 @@ demo: $(READY)
 	$(BIN)/autopeft demo --out "$(OUT)"
 
 test: $(READY)
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 
 # As root it mounts small disks and makes a control group; elsewhere those faults are skipped, with the reason.
 test-faults: $(READY)

@@ -43,6 +43,9 @@ Make = Callable[..., RayExecutor]
 globals().update({name: test for name, test in vars(contract).items() if name.startswith("test_")})
 
 
+pytestmark = pytest.mark.xdist_group("ray")  # one process of a parallel run starts the cluster
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A cluster of two nodes with one CPU each, both on this machine, that asks for a token."""
