@@ -24,15 +24,24 @@ from tests import models
 from tests.hostile import SMALL, Malicious, save_backbone, small_adapter
 
 # -- what was opened ---------------------------------------------------------------------------------------------------
-_OPENED: list[str] = []
-sys.addaudithook(lambda event, given: _OPENED.append(str(given[0])) if event == "open" else None)
+_WATCHED: list[list[str]] = []
+
+
+def _watch(event: str, given: tuple[object, ...]) -> None:
+    if event == "open":
+        for names in _WATCHED:
+            names.append(str(given[0]))
+
+
+sys.addaudithook(_watch)  # it can never be taken away again
 
 
 @pytest.fixture
-def opened() -> list[str]:
+def opened() -> Iterator[list[str]]:
     """Names of all files that Python opens while a test runs."""
-    _OPENED.clear()
-    return _OPENED
+    _WATCHED.append([])
+    yield _WATCHED[0]
+    _WATCHED.clear()
 
 
 @pytest.fixture(scope="module")
