@@ -240,7 +240,9 @@ class Paths:
         return self.gp.centre + self.gp.scale * (cross.T @ self.weights), self.gp.scale * np.sqrt(variance)
 
 
-def fit(x: Array, y: Array, prior: Prior, repeats: Sequence[int] | Array | None = None) -> GaussianProcess:
+def fit(
+    x: Array, y: Array, prior: Prior, repeats: Sequence[int] | Array | None = None, most: int | None = None
+) -> GaussianProcess:
     """Fits the hyperparameters by MAP with L-BFGS-B from the prior's centre; deterministic.
 
     Args:
@@ -248,18 +250,21 @@ def fit(x: Array, y: Array, prior: Prior, repeats: Sequence[int] | Array | None 
         y: Targets, shape (n,), finite.
         prior: Kernel and priors.
         repeats: How many observations each target averages, shape (n,); ones where None.
+        most: Largest number of observations the hyperparameters are fitted to, evenly spaced ones; None for all. The
+            process is that of all of them.
 
-    Cost: O(n^3 + n^2 p) per iteration, at most 60 iterations.
+    Cost: O(m^3 + m^2 p) per iteration, m = min(n, most), at most 60 iterations.
     """
     counts = np.ones(len(y)) if repeats is None else np.asarray(repeats, dtype=float)
     centre, scale = float(np.mean(y)), float(np.std(y))
     scale = scale if scale > 1e-9 * max(1.0, abs(centre)) else 1.0
     standard = (np.asarray(y, dtype=float) - centre) / scale
+    few = slice(None) if most is None or len(y) <= most else np.linspace(0, len(y) - 1, most).astype(int)
     bounds = [(m - 4 * s, m + 4 * s) for m, s in zip(prior.mean, prior.deviation, strict=True)]
     found: Any = minimize(
         negative_log_posterior,
         prior.mean,
-        args=(prior, x, standard, counts),
+        args=(prior, x[few], standard[few], counts[few]),
         jac=True,
         method="L-BFGS-B",
         bounds=bounds,

@@ -15,6 +15,10 @@ from autopeft.trial import Problem, Trial
 
 Array = NDArray[np.float64]
 
+FITTED = 256
+"""Most observations that hyperparameters are fitted to: about 30 numbers with strong priors, which more change little,
+while the time grows with the third power. Predictions use all. What was measured is in docs/scheduling.md."""
+
 
 @dataclass(frozen=True)
 class QualityModel:
@@ -44,10 +48,10 @@ class QualityModel:
 
 
 def fit_quality(space: Space, seen: Observations) -> QualityModel:
-    """Fits the model to at least one observation; deterministic. Cost: that of three fits (see `gp.fit`)."""
+    """Fits the model to at least one observation; deterministic. Cost: three fits to `FITTED` at most (`gp.fit`)."""
     x = features(space, seen.points)
     members = priors(len(space.dimensions), x.shape[1])
-    return QualityModel(space, tuple(fit(x, clip_low(seen.quality), prior, seen.repeats) for prior in members))
+    return QualityModel(space, tuple(fit(x, clip_low(seen.quality), prior, seen.repeats, FITTED) for prior in members))
 
 
 def posterior_quality(problem: Problem, history: Sequence[Trial]) -> Mapping[str, tuple[float, float]]:

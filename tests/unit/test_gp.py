@@ -75,6 +75,17 @@ def test_the_fit_is_a_stationary_point_better_than_the_start() -> None:
     assert np.abs(gradient).max() < 0.05
 
 
+def test_hyperparameters_may_be_those_of_evenly_spaced_observations_while_the_process_has_all() -> None:
+    x, y = data(90)
+    gp = fit(x, y, PRIOR, most=30)
+    assert len(gp.x) == len(gp.y) == 90
+    few = np.floor(np.linspace(0, 89, 30)).astype(int)
+    of_few = negative_log_posterior(gp.theta, PRIOR, gp.x[few], gp.y[few], gp.repeats[few])[1]
+    of_all = negative_log_posterior(gp.theta, PRIOR, gp.x, gp.y, gp.repeats)[1]
+    assert np.abs(of_few).max() < 1e-2 < 1.0 < np.abs(of_all).max()
+    np.testing.assert_array_equal(fit(x, y, PRIOR, most=90).theta, fit(x, y, PRIOR).theta)
+
+
 def test_prediction_equals_dense_algebra() -> None:
     x, y = data()
     gp = fit(x, y, PRIOR)
