@@ -203,10 +203,10 @@ def _read_parquet(name: str, columns: Sequence[str] | None) -> Table:
         columns = present if columns is None else columns
         check_columns(name, columns, present)
         table = pyarrow.parquet.read_table(name, columns=list(columns))
-    except (pyarrow.ArrowException, OSError) as error:
-        first = str(error).splitlines()[0]
+        return Table(name, {column: table.column(column).to_pylist() for column in columns})
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:  # also text that is not UTF-8
+        first = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"not a readable Parquet file ({first})", where=name, cure="write it again") from None
-    return Table(name, {column: table.column(column).to_pylist() for column in columns})
 
 
 def dataset_names(reference: str) -> tuple[list[tuple[str, str | None]], str | None]:

@@ -148,6 +148,17 @@ def test_a_broken_parquet_file(folder: Path) -> None:
     assert "not a readable Parquet file" in refusal("a.parquet").what
 
 
+def test_a_parquet_file_with_bytes_that_are_no_text(folder: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    good = pyarrow.array([row["text"] for row in GOOD])
+    offsets, content = good.buffers()[1:]
+    bad = pyarrow.StringArray.from_buffers(len(good), offsets, pyarrow.py_buffer(b"\x80" + content.to_pybytes()[1:]))
+    parquet.write_table(pyarrow.table({"text": bad, "label": [row["label"] for row in GOOD]}), "a.parquet")
+    assert "not a readable Parquet file ('utf-8' codec" in refusal("a.parquet").what
+
+
 def test_parquet_has_columns_and_row_numbers_too(folder: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
