@@ -149,20 +149,22 @@ def full_disk(scene: Scene) -> Tally:
     """A small disk becomes full: the run stops with one line, and goes on once there is space."""
     tally = Tally()
     for k in range(scene.often(12, 2)):
-        with small_disk(scene.place / f"disk{k}", scene.draw.randrange(90_000, 260_000)) as disk:
+        job, size = ("heavy", 700_000) if k % 2 else ("steady", 200_000)
+        with small_disk(scene.place / f"disk{k}", scene.draw.randrange(90_000, size)) as disk:
             folder = disk / "study"
             with tally.attempt(f"disk {k}"):
-                code, _, errors = Run(folder, "--workers", 1 + k % 2).end()
+                code, _, errors = Run(folder, "--job", job, "--workers", 1 + k // 2 % 2).end()
                 assert code == 2, (code, errors)
                 assert len(errors.splitlines()) == 1, errors
                 assert "cannot be" in errors, errors
                 subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+                tally.seen[errors.split(" (")[0].split(": ")[-1]] += 1
                 kept = finished_files(folder)
-                finish(folder)
+                finish(folder, "--job", job)
                 gone = lost(kept, folder)
                 tally.lost += gone
                 assert gone == 0
-                require_whole(folder)
+                require_whole(folder, job=job)
     return tally
 
 

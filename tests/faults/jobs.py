@@ -26,6 +26,13 @@ def steady(job: Job, report: Report = SILENT) -> Outcome:
     return _steps(job, report, STEP_SECONDS)
 
 
+def heavy(job: Job, report: Report = SILENT) -> Outcome:
+    """Returns 60 kB, so that a full disk refuses the trial's folder before it refuses the database."""
+    outcome = steady(job, report)
+    weights = outcome.files["adapter.safetensors"] * 2000
+    return replace(outcome, files={"adapter.safetensors": weights})
+
+
 def quick(job: Job, report: Report = SILENT) -> Outcome:
     """Returns what `steady` returns, at once."""
     return _steps(job, SILENT, 0.0)

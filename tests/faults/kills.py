@@ -79,9 +79,9 @@ def _at_random(scene: Scene) -> float:
     return scene.draw.uniform(0.2, reference()[1] * 0.9)
 
 
-def _signalled(scene: Scene, tally: Tally, name: str, signals: list[int], codes: dict[int, str]) -> None:
+def _signalled(scene: Scene, tally: Tally, name: str, signals: list[int], codes: dict[int, str], times: int) -> None:
     """Sends signals at random moments; `codes` are the exit codes that may follow, and how the run then stopped."""
-    for k in range(scene.often(10, 2)):
+    for k in range(scene.often(times, 2)):
         folder, workers = scene.place / f"{name}{k}", 1 + k % 2
         with tally.attempt(f"{name} {k}"):
             run = Run(folder, "--workers", workers)
@@ -105,14 +105,14 @@ def _signalled(scene: Scene, tally: Tally, name: str, signals: list[int], codes:
 def sigterm(scene: Scene) -> Tally:
     """SIGTERM at random moments, as machines that are taken away get it: checkpoints are kept, exit code 143."""
     tally = Tally()
-    _signalled(scene, tally, "term", [signal.SIGTERM], {143: "terminated", 0: "finished"})
+    _signalled(scene, tally, "term", [signal.SIGTERM], {143: "terminated", 0: "finished"}, 10)
     return tally
 
 
 def ctrl_c_once(scene: Scene) -> Tally:
     """Ctrl-C once: the running trials are finished, exit code 130."""
     tally = Tally()
-    _signalled(scene, tally, "once", [signal.SIGINT], {130: "interrupted", 0: "finished"})
+    _signalled(scene, tally, "once", [signal.SIGINT], {130: "interrupted", 0: "finished"}, 6)
     return tally
 
 
@@ -120,7 +120,7 @@ def ctrl_c_twice(scene: Scene) -> Tally:
     """Ctrl-C twice: stops now, exit code 130."""
     # Where the second comes after the run has ended, it ends the interpreter on its way out: -2, which shells call 130.
     tally = Tally()
-    _signalled(scene, tally, "twice", [signal.SIGINT, signal.SIGINT], {130: "interrupted", 0: "finished", -2: ""})
+    _signalled(scene, tally, "twice", [signal.SIGINT, signal.SIGINT], {130: "interrupted", 0: "finished", -2: ""}, 6)
     return tally
 
 

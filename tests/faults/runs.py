@@ -193,13 +193,13 @@ def finished_files(folder: Path) -> Files:
 
 
 @cache
-def reference(trials: int = TRIALS) -> tuple[Files, float, int]:
+def reference(job: str = "steady") -> tuple[Files, float, int]:
     """Files of a study that nothing happened to, its seconds, and its number of moments."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as place:
         folder, began = Path(place) / "study", time.monotonic()
-        told = finish(folder, "--trials", trials)
+        told = finish(folder, "--job", job)
         return files_of(folder), time.monotonic() - began, int(told["moments"])
 
 
@@ -216,19 +216,19 @@ def _same(name: str, before: bytes, after: bytes | None) -> bool:
     return bool(json.loads(before) == json.loads(after))
 
 
-def require_whole(folder: Path, trials: int = TRIALS, states: dict[int, str] | None = None) -> None:
+def require_whole(folder: Path, states: dict[int, str] | None = None, job: str = "steady") -> None:
     """Fails unless a finished study is as if nothing had happened, byte for byte.
 
     Args:
         folder: The study.
-        trials: How many it has.
         states: Number to kind of failure of the trials that failed, and rightly so.
+        job: What the others ran, or a job with the same results.
     """
     failed = states or {}
     with Study.open(folder, readonly=True) as study:
         assert study.damaged == (), [str(d) for d in study.damaged]
-        assert [t.number for t in study.trials] == list(range(trials))
-        assert len({t.configuration.id for t in study.trials}) == trials
+        assert [t.number for t in study.trials] == list(range(TRIALS))
+        assert len({t.configuration.id for t in study.trials}) == TRIALS
         kinds = {t.number: t.failure.kind for t in study.trials if t.failure}
         assert kinds == failed, {t.number: t.failure.message for t in study.trials if t.failure}
         assert {t.status for t in study.trials if t.number not in failed} == {TrialStatus.COMPLETED}
@@ -238,7 +238,7 @@ def require_whole(folder: Path, trials: int = TRIALS, states: dict[int, str] | N
     assert healthy.healthy, [str(f) for f in healthy.findings]
     assert healthy.checkpoints == 0
     assert not list((folder / "trials").glob(".*")), "drafts are left"
-    expected, found = reference(trials)[0], files_of(folder)
+    expected, found = reference(job)[0], files_of(folder)
     gone = {f"trials/{number:04d}" for number in failed}
     assert {n: c for n, c in found.items() if n[:11] not in gone} == {
         n: c for n, c in expected.items() if n[:11] not in gone
