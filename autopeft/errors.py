@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar, Literal
+from typing import Literal
 
 FailureKind = Literal["error", "out_of_memory", "nan", "infinite", "crashed", "timed_out", "refused"]
 """Why a trial failed: an exception, no memory left, a number that is NaN or infinite, a dead process, a time limit, or
@@ -24,7 +24,7 @@ class AutoPeftError(Exception):
         task.metric: unknown metric 'acuracy'; use 'accuracy'
     """
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
     def __init__(self, what: str, *, where: str | None = None, cure: str | None = None) -> None:
         self.what, self.where, self.cure = what, where, cure

@@ -69,7 +69,7 @@ def lengths_of(setting: Setting, task: Task) -> dict[str, Lengths]:
     Cost: 50 ms or so.
     """
     count = _counter(setting)
-    return {name: _lengths(setting, task, name, count) for name in ("train", "validation")}
+    return {name: _lengths(setting, task, name, count) for name in ("train", "validation") if name in task.splits}
 
 
 def _lengths(setting: Setting, task: Task, split: str, count: Callable[[list[str]], list[int]]) -> Lengths:
@@ -87,14 +87,14 @@ def _lengths(setting: Setting, task: Task, split: str, count: Callable[[list[str
 
 
 def _counter(setting: Setting) -> Callable[[list[str]], list[int]]:
-    file = locate(setting.backbone.reference, setting.backbone.revision) / "tokenizer.json"
     special = 3 if setting.source.text_pair is not None else 2
     try:
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(file))
+        folder = locate(setting.backbone.reference, setting.backbone.revision)
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         tokenizer.no_truncation()
         tokenizer.no_padding()
-    except Exception:  # the library raises bare exceptions for files it does not know
+    except Exception:  # the library raises bare exceptions for files it does not know; the backbone may be elsewhere
         return lambda texts: [round(4 / 3 * len(text.split())) + special for text in texts]
     return lambda texts: [len(encoding.ids) + special - 2 for encoding in tokenizer.encode_batch(texts)]

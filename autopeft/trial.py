@@ -306,6 +306,8 @@ class Trial:
             raise ValueError(f"proposal.note does not say what a proposal of purpose {purpose!r} is")
         if data["number"] < 0 or min(data["cost"].values(), default=0) < 0:
             raise ValueError("a number or a cost is below 0")
+        if data["status"] == TrialStatus.COMPLETED and "quality" not in data["objectives"]:
+            raise ValueError("a completed trial has no quality")
         return Trial(
             number=data["number"],
             proposal=Proposal.from_dict(data["proposal"]),

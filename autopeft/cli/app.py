@@ -33,7 +33,7 @@ TRACEBACK = "AUTOPEFT_TRACEBACK"
 
 EPILOG = (
     "Begin with: autopeft init train.csv, then autopeft search train.yaml. "
-    "Exit codes: 0 done, 1 the search failed, 2 refused input, 130 stopped by Ctrl-C."
+    "Exit codes: 0 done, 1 the search failed, 2 refused input, 130 stopped by Ctrl-C, 143 by SIGTERM."
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +43,9 @@ def print_json(value: Any) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Prints a table; columns whose name ends with ">" are set to the right."""
-    made = Table(title=visible(title) or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, title_style="bold")
+    made = Table(
+        title=visible(title) or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, title_style="bold"
+    )
     for name in columns:
         right = name.endswith(">")
         made.add_column(Text(visible(name.removesuffix(">"))), justify="right" if right else "left", no_wrap=right)
@@ -115,13 +118,13 @@ class Lines:
         with self._bar:
             yield self
 
-    def __call__(self, event: object, trial: Trial) -> None:  # noqa: ARG002 - the signature of a watch
+    def __call__(self, event: object, trial: Trial) -> None:
         """Is told of an event; prints a line where the trial has ended."""
         if trial.status.final:
             self._spent.append(trial.cost.seconds)
             line = f"{trial_line(trial, self._total)}  left {duration(self.left())}"
         elif trial.status in (TrialStatus.QUEUED, TrialStatus.INTERRUPTED):
-            line = f"trial {trial.number:>4}  {label_of(trial):<30} {trial.status}: its worker vanished"
+            line = f"trial {trial.number:>4}  {label_of(trial):<30} {trial.status}: {getattr(event, 'reason', '')}"
         else:
             return
         self._bar.update(self._task, completed=len(self._spent))
@@ -131,8 +134,13 @@ class Lines:
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
         if self._bar.disable:
-            typer.echo(visible(line))
-            sys.stdout.flush()
+            try:
+                typer.echo(visible(line))
+                sys.stdout.flush()
+            except BrokenPipeError:
+                # The reader of a pipe, such as `head`, had enough; the search goes on.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                self._quiet = True
         else:
             self._bar.console.print(Text(visible(line)), soft_wrap=True)
 

@@ -17,6 +17,7 @@ from autopeft.cli.settings import (
     template_of,
 )
 from autopeft.errors import InputError
+from autopeft.lengths import lengths_of
 from autopeft.search.base import make_searcher
 from autopeft.setting import Setting, describe_backbone
 from autopeft.study.definition import StudyDefinition, library_versions
@@ -60,8 +61,9 @@ def define(settings: Settings) -> Defined:
     if budget.examples > len(task.splits["train"]):
         what = f"{budget.examples} examples of {len(task.splits['train'])} in the training split"
         raise InputError(what, where="training.examples", cure="lower it, or use 0 for all")
+    setting = located(Setting(backbone, task.source, task.to_dict(), task.rows, head, recipe))
     definition = StudyDefinition(
-        setting=located(Setting(backbone, task.source, task.to_dict(), task.rows, head, recipe)),
+        setting=setting,
         space=space,
         searcher=searcher,
         trials=settings.search.trials,
@@ -71,6 +73,7 @@ def define(settings: Settings) -> Defined:
         seed=settings.search.seed,
         baselines=baselines,
         versions=library_versions(),
+        texts=lengths_of(setting, task),
     )
     check_bounds(definition.problem(), definition.constraints)
     return Defined(settings, task, definition)

@@ -15,6 +15,7 @@ HOW = (
     "executor",
     "address",
     "devices",
+    "devices_per_trial",
     "budget",
     "budget_cost",
     "time_limit",
@@ -60,6 +61,23 @@ def devices_of(search: SearchSettings) -> tuple[Device, ...]:
     return tuple(found)
 
 
+def with_devices(terms: Terms, study: Study, search: SearchSettings) -> Terms:
+    """Returns terms under which trials ask for their share of the declared devices and are held to their memory."""
+    from dataclasses import replace
+
+    from autopeft.study.executors.base import Resources
+    from autopeft.study.needs import resources_of
+
+    definition = study.definition
+    count = search.devices_per_trial or 1
+    if not search.devices:
+        return terms
+    if not definition.texts:
+        return replace(terms, resources=Resources(count))
+    needed = resources_of(definition.setting, definition.texts, count, accelerated=True)
+    return replace(terms, resources=needed)
+
+
 def executor_of(study: Study, search: SearchSettings, terms: Terms) -> Executor:
     """Returns the executor a search asks for; the caller closes it."""
     from autopeft.study.executors.choice import make_executor
@@ -72,5 +90,6 @@ def executor_of(study: Study, search: SearchSettings, terms: Terms) -> Executor:
         time_limit=terms.limits.trial_seconds,
         memory_limit=terms.limits.trial_memory,
         devices=devices_of(search),
+        devices_per_trial=search.devices_per_trial,
         address=search.address,
     )

@@ -9,7 +9,7 @@ import typer
 
 from autopeft.cli.arguments import Json, TrustEvaluate, TrustRemoteCode
 from autopeft.cli.flags import Given, with_settings
-from autopeft.cli.running import HOW, executor_of, terms_of
+from autopeft.cli.running import HOW, executor_of, terms_of, with_devices
 
 if TYPE_CHECKING:
     from autopeft.cli.settings import SearchSettings
@@ -49,10 +49,7 @@ def run(
         fresh = len(study.definition.baselines) - len(study.baselines)
         asked = max(0, trials - study.begun) + waiting + fresh
         if not as_json:
-            again = {t.number for t in study.repeatable}
-            done = sum(
-                t.status.final and t.proposal.purpose == "search" and t.number not in again for t in study.trials
-            )
+            done = max(0, study.definition.trials - study.left)
             say(
                 f"study {study.path}: {done} of {max(trials, study.begun)} trials done, "
                 f"{len(study.definition.baselines)} baselines, {workers} at once"
@@ -63,6 +60,7 @@ def run(
         for damage in study.damaged:
             say(f"warning: {damage}; it is set aside and not used", stderr=True)
         lines = Lines(asked, shape.total_parameters, workers, quiet=as_json)
+        terms = with_devices(terms, study, how)
         executor = executor_of(study, how, terms)
         try:
             with lines.shown():
@@ -73,7 +71,7 @@ def run(
             print_json({"schema": 1, **_ended(study, report)})
         elif report.stopped in ("finished", "exhausted", "budget", "stop file"):
             overview(study)
-        _say_ending(study, report)
+        _say_ending(study, report, how)
     raise typer.Exit(report.exit_code)
 
 
@@ -127,29 +125,30 @@ def _ended(study: Study, report: RunReport) -> dict[str, object]:
         "completed": report.completed,
         "failed": report.failed,
         "failure": vars(report.failure) if report.failure else None,
-        "missing": study.missing,
+        "missing": study.left,
         "front": [t.number for t in study.front],
     }
 
 
-def _say_ending(study: Study, report: RunReport) -> None:
+def _say_ending(study: Study, report: RunReport, how: SearchSettings) -> None:
     from autopeft.cli.console import say
     from autopeft.study.limits import STOP_FILE
 
     if report.stopped == "failing" and report.failure:
         say(f"error: {report.row} trials in a row failed, so the search was stopped; the first error:", stderr=True)
         say(f"  {report.failure.kind}: {report.failure.message}", stderr=True)
-        say("  mend the cause and run the same command again: it repeats these trials", stderr=True)
+        say("  mend the cause and run the same command again: it repeats these trials once, then goes on", stderr=True)
         say("  `autopeft show STUDY TRIAL` has the traceback", stderr=True)
     elif report.exit_code == 1:
         say(f"error: every trial of this run failed ({report.failed})", stderr=True)
         say("  `autopeft show STUDY TRIAL` says why; what was refused is tried again by the same command", stderr=True)
     elif report.stopped in ("interrupted", "terminated"):
-        say(f"stopped with {study.missing} trials to go; the same command goes on", stderr=True)
+        say(f"stopped with {study.left} trials to go; the same command goes on", stderr=True)
     elif report.stopped == "budget":
-        say(f"the budget is spent with {study.missing} trials to go; the same command goes on", stderr=True)
+        again = "the same command goes on" if how.budget_cost is None else "raise --budget-cost to go on"
+        say(f"the budget is spent with {study.left} trials to go; {again}", stderr=True)
     elif report.stopped == "stop file":
-        say(f"stopped by the file {study.path / STOP_FILE}, with {study.missing} trials to go", stderr=True)
+        say(f"stopped by the file {study.path / STOP_FILE}, with {study.left} trials to go", stderr=True)
         say("  remove it and run the same command again to go on", stderr=True)
     elif report.stopped == "exhausted":
         say(f"the searcher had nothing more to propose; {study.missing} trials were not needed", stderr=True)

@@ -98,6 +98,7 @@ class SearchSettings(_Section):
     executor: str = "process"
     address: str | None = None
     devices: list[str | int] = Field(default_factory=list)
+    devices_per_trial: int | None = Field(default=None, ge=1)
 
 
 class TrainingSettings(_Section):
@@ -171,8 +172,8 @@ def parse(values: Mapping[str, Any], name: str = "", lines: Mapping[tuple[str, .
         Traceback (most recent call last):
         ...
         autopeft.errors.InputError: search.trails: unknown key 'trails'; did you mean 'trials'? (known: address, \
-budget, budget_cost, checkpoint_every, constraints, devices, executor, memory_limit, objectives, options, searcher, seed, \
-synchronous, time_limit, trials, workers)
+budget, budget_cost, checkpoint_every, constraints, devices, devices_per_trial, executor, memory_limit, \
+objectives, options, searcher, seed, synchronous, time_limit, trials, workers)
     """
     try:
         return Settings.model_validate(dict(values))

@@ -19,11 +19,10 @@ def run(folder: StudyFolder, as_json: Json = False) -> None:
         trials, definition = study.trials, study.definition
         searched = [t for t in trials if t.proposal.purpose == "search"]
         states = {str(state): sum(t.status is state for t in trials) for state in TrialStatus}
-        again = {t.number for t in study.repeatable}
-        finished = sum(t.status.final and t.number not in again for t in searched)
+        left, again = study.left, study.repeatable
+        finished = definition.trials - left
         completed = [t for t in searched if t.status is TrialStatus.COMPLETED]
         front = study.front.trials
-        left = max(0, definition.trials - finished)
         pace = sum(t.cost.seconds for t in completed) / len(completed) if completed else None
         value = {
             "schema": 1,

@@ -12,6 +12,7 @@ from autopeft.errors import InputError, StudyError
 from autopeft.study.folders import (
     Damage,
     checksum,
+    digest,
     fill_folder,
     read_files,
     read_sealed,
@@ -114,6 +115,13 @@ class Checkpoints:
         except ValueError as error:
             return str(error)
         return None
+
+    def mark(self, number: int) -> str:
+        """Returns a short text that changes with the checkpoint of a trial; "" where it has none."""
+        try:
+            return digest((self._root / f"{number:04d}" / RECORD).read_text(errors="replace"))[:16]
+        except OSError:
+            return ""
 
     def delete(self, number: int) -> None:
         """Removes the checkpoint of a trial, where it has one."""

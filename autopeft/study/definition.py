@@ -13,6 +13,7 @@ from typing import Any
 
 from autopeft.configuration import Configuration
 from autopeft.errors import InputError, nearest
+from autopeft.lengths import Lengths, Texts
 from autopeft.redaction import refuse_secrets
 from autopeft.search.base import Searcher, make_searcher
 from autopeft.setting import Setting
@@ -92,6 +93,8 @@ class StudyDefinition:
         baselines: Pairs of name and configuration to train beside the search.
         evaluate: Function a worker calls with a job, as "package.module:function".
         versions: Library versions at creation; a record, no part of `id`.
+        texts: Lengths of the texts by split, from which the memory of a trial is estimated; no part of `id`, and empty
+            where nobody has counted them.
 
     Raises:
         InputError: An unknown objective, a bound that cannot be held, or a name of data or backbone that carries a
@@ -113,6 +116,7 @@ class StudyDefinition:
     baselines: tuple[tuple[str, Configuration], ...] = ()
     evaluate: str = EVALUATE
     versions: Mapping[str, str] = field(default_factory=dict)
+    texts: Texts = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         refuse_secrets(self.setting.backbone.reference, "backbone")
@@ -139,7 +143,7 @@ class StudyDefinition:
 
     @cached_property
     def id(self) -> str:
-        """Content hash of what decides the trials: all fields except `trials`, `versions` and local paths."""
+        """Content hash of what decides the trials: all fields except `trials`, `versions`, `texts` and local paths."""
         return checksum(self._identity())[:16]
 
     def problem(self) -> Problem:
@@ -192,6 +196,7 @@ class StudyDefinition:
             "baselines": [{"name": name, "configuration": c.to_dict()} for name, c in self.baselines],
             "evaluate": self.evaluate,
             "versions": dict(self.versions),
+            "texts": {split: vars(lengths).copy() for split, lengths in self.texts.items()},
         }
 
     @staticmethod
@@ -223,10 +228,11 @@ class StudyDefinition:
             baselines=tuple((b["name"], Configuration.from_dict(b["configuration"])) for b in data["baselines"]),
             evaluate=data["evaluate"],
             versions=dict(data["versions"]),
+            texts={split: Lengths(**lengths) for split, lengths in data.get("texts", {}).items()},
         )
 
     def _identity(self) -> dict[str, Any]:
-        told = {k: v for k, v in self.to_dict().items() if k not in ("trials", "versions")}
+        told = {k: v for k, v in self.to_dict().items() if k not in ("trials", "versions", "texts")}
         identity = dict(json.loads(canonical(told)))  # lists and tuples are one thing there
         # Files may move; what is in them is told by the data's fingerprint and the weights' SHA-256.
         places = [(identity["setting"]["source"], key) for key in FILES]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 from autopeft.errors import AutoPeftError
-from autopeft.study.executors.base import Checkpoint, Event, Executor, Failed, Finished, Lost
+from autopeft.study.executors.base import Checkpoint, Event, Executor, Failed, Finished, Lost, Started
 from autopeft.study.failing import Failures
 from autopeft.study.ledger import Ended, Ledger
-from autopeft.study.limits import Allowance, Terms
+from autopeft.study.limits import STOP_FILE, Allowance, Terms
 from autopeft.study.signals import StopNow, StopRequests
 from autopeft.trial import Failure, Trial, TrialStatus
 
@@ -34,6 +35,12 @@ AT_ONCE = 32
 
 Stopped = Literal["finished", "exhausted", "interrupted", "terminated", "failing", "budget", "stop file"]
 
+_AGAIN = "run the same command again to go on"
+_CURES: dict[Stopped, str] = {
+    "stop file": f"remove the file '{STOP_FILE}' from the study's directory, then run the same command again",
+    "budget": "raise the limit, then run the same command again",
+    "failing": "mend the cause (`autopeft show STUDY TRIAL` tells it), then run the same command again",
+}
 _EXIT_CODES: dict[Stopped, int] = {"failing": 1, "interrupted": 130, "terminated": 143}
 
 
@@ -72,11 +79,12 @@ class TrainingStoppedError(AutoPeftError):
         report: How the run ended; its `exit_code` is what a command should exit with.
     """
 
-    exit_code = 130
+    exit_code: int = 130
 
     def __init__(self, report: RunReport) -> None:
-        super().__init__(f"training was stopped ({report.stopped})", cure="run the same command again to go on")
+        super().__init__(f"training was stopped ({report.stopped})", cure=_CURES.get(report.stopped, _AGAIN))
         self.report = report
+        self.exit_code = report.exit_code or 130
 
 
 def drive(
@@ -146,9 +154,11 @@ class _Loop:
         stop.raise_if_now()
         if not self._running:
             return False
-        with stop.waiting():
+        # Only what runs jobs itself must be torn out of them; others return soon, with all that has come.
+        with stop.waiting() if self._executor.runs_jobs_itself else nullcontext():
             events = self._executor.poll(POLL_SECONDS)
         self._handle(events)
+        self._ledger.charge(self._allowance.charge())
         return not self.failures.row
 
     def _fill(self, stop: StopRequests) -> None:
@@ -162,7 +172,7 @@ class _Loop:
             jobs = self._ledger.begin_all([trial.number for trial in trials], self._terms)
             for trial, job in zip(trials, jobs, strict=True):
                 self._running.add(trial.number)
-                self._allowance.begin(trial.number)
+                self._allowance.expect(trial.number)
                 self._executor.submit(job, self._terms.needed(trial.configuration))
         if not stop.soon and self._executor.capacity >= AHEAD_FROM and not self._allowance.over():
             self._ahead(self._executor.capacity // 8)
@@ -175,9 +185,9 @@ class _Loop:
             stop: Another request to stop ends the grace.
             grace: Seconds they get to hand over a checkpoint, where SIGTERM asked.
         """
+        for number in sorted(self._running):
+            self._executor.stop(number)
         if stop.terminated and grace > 0:
-            for number in sorted(self._running):
-                self._executor.stop(number)
             end, asked = time.monotonic() + grace, stop.count
             while self._running and time.monotonic() < end and stop.count == asked:
                 self._handle(self._executor.poll(POLL_SECONDS), reason)
@@ -202,6 +212,8 @@ class _Loop:
             number, trial = event.number, None
             if number not in self._running:
                 continue
+            if isinstance(event, Started):
+                self._allowance.begin(number)
             if isinstance(event, Finished | Failed | Lost):
                 self._running.discard(number)
                 seconds = self._allowance.end(number)

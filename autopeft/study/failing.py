@@ -10,7 +10,7 @@ FAILING = 5
 """A run whose first trials, this many of them, fail alike is stopped."""
 FAILING_LATER = 10
 """A run is stopped at any time where this many trials in a row fail in ways no configuration explains."""
-_OWN_DOING = ("nan", "infinite", "timed_out")
+OWN_DOING = ("nan", "infinite", "timed_out")
 """Failures of trials that did train: they say something of the configuration."""
 
 
@@ -33,7 +33,7 @@ class Failures:
         if trial.failure is None:
             self._from_start, self._later = None, []
             return
-        self._later = [] if trial.failure.kind in _OWN_DOING else [*self._later, trial]
+        self._later = [] if trial.failure.kind in OWN_DOING else [*self._later, trial]
         if self._from_start is not None:
             self._from_start.append(trial)
             kin = {_kin(t.failure) for t in self._from_start if t.failure}
@@ -48,4 +48,4 @@ class Failures:
 
 def _kin(failure: Failure) -> tuple[str, str]:
     """What failures that are alike share: numbers in the message, such as sizes and addresses, may differ."""
-    return failure.kind, re.sub(r"\d+", "#", failure.message)
+    return failure.kind, re.sub(r"0x[0-9a-fA-F]+|\d+", "#", failure.message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from autopeft.errors import AutoPeftError, StudyError
 from autopeft.job import Job, Outcome
 from autopeft.redaction import redacted
 from autopeft.study.definition import StudyDefinition, library_versions
+from autopeft.study.failing import OWN_DOING
 from autopeft.study.folders import canonical
 from autopeft.study.limits import Terms
 from autopeft.study.outcomes import ended
@@ -24,6 +26,7 @@ RETRIES = 2
 REFUSED = "refused"
 SECONDS = "seconds"
 """Key in the detail of an event: how long an attempt at a trial kept a worker."""
+WORKED = "worked"
 ALIKE = "first trials failed alike"
 REMOTE_CODE = "remote code allowed"
 
@@ -170,25 +173,39 @@ class Ledger:
     def keep(self, number: int, files: Mapping[str, bytes]) -> Trial:
         """Writes a checkpoint of a running trial; returns the trial."""
         trial = self.trial(number)
-        # Nothing depends on a checkpoint but the time of a later attempt: a full disk shall not end the trial.
-        with suppress(AutoPeftError):
+        try:
             self._store.checkpoints.write(trial, files)
+        except AutoPeftError as error:
+            # Nothing depends on a checkpoint but the time of a later attempt: a full disk shall not end the trial.
+            if not self._store.events("checkpoint refused", number):
+                with suppress(AutoPeftError):
+                    self._store.note("checkpoint refused", number, {"reason": str(error)})
         return trial
 
-    def spent(self) -> float:
-        """Returns the seconds that workers have spent on trials so far, lost attempts included."""
-        endings = [e for e in self._store.events() if e.kind not in (TrialStatus.QUEUED, TrialStatus.RUNNING)]
-        return sum(float(event.detail.get(SECONDS, 0.0)) for event in endings)
+    def spent(self) -> tuple[float, int]:
+        """Returns the seconds that workers have spent on trials so far, and the number of attempts, lost ones too."""
+        charged = [e for e in self._store.events() if e.kind not in (TrialStatus.QUEUED, TrialStatus.RUNNING)]
+        seconds = sum(float(event.detail.get(SECONDS, 0.0)) for event in charged)
+        return seconds, sum(SECONDS in event.detail and event.kind != WORKED for event in charged)
+
+    def charge(self, seconds: float) -> None:
+        """Records time of trials that still run, where there is any."""
+        if seconds > 0:
+            self._store.note(WORKED, detail={SECONDS: round(seconds, 3)})
 
     def lose(self, number: int, reason: str, seconds: float = 0.0) -> Trial:
         """Records that a worker vanished: the trial is queued again, or failed after `RETRIES` further attempts."""
         events = self._store.events(trial=number)
         tried = max((i for i, e in enumerate(events) if e.kind == "failed"), default=0)  # earlier runs do not count
-        losses = sum(bool(e.detail.get("lost")) for e in events[tried:] if e.kind == "interrupted")
+        lost = [e for e in events[tried:] if e.kind == "interrupted" and e.detail.get("lost")]
+        # A trial that gets on from one loss to the next is not what kills its workers.
+        mark = self._store.checkpoints.mark(number)
+        losses = sum(e.detail.get("checkpoint") == mark for e in lost[-RETRIES:])
         if losses >= RETRIES:
             failure = Failure("crashed", f"its worker vanished {losses + 1} times: {reason}")
             return self.tell(number, failure, seconds=seconds)
-        return self._requeue(self.trial(number), {"reason": redacted(reason), "lost": True, SECONDS: round(seconds, 3)})
+        detail = {"reason": redacted(reason), "lost": True, "checkpoint": mark, SECONDS: round(seconds, 3)}
+        return self._requeue(self.trial(number), detail)
 
     def interrupt(self, number: int, reason: str, seconds: float = 0.0) -> Trial:
         """Records that a running trial was given up; it is queued when the study is next opened for writing."""
@@ -220,16 +237,23 @@ class Ledger:
         """Returns the failed trials that the next run tries again: what surrounded them failed, as far as one can tell.
 
         Those are refused ones (missing or changed data, an absent backbone) and those of a run that was stopped since
-        they failed in a row. Final trials are not among them: `Study.train` proposes those anew.
+        they failed in a row: once, for if they do so again the cause is theirs. Those that trained until a number was
+        not finite or the time was over are not repeated. Final trials are not among them: `Study.train` proposes those
+        anew.
         """
-        stopped: set[int] = set()
-        for event in self._store.events():
-            if event.kind == ALIKE:
-                stopped |= set(event.detail["trials"])
-            elif event.kind == "queued":
-                stopped -= {event.trial}
-        failed = (t for t in self._store.trials() if t.failure is not None and t.proposal.purpose != "final")
-        return [t for t in failed if t.number in stopped or (t.failure and t.failure.kind == REFUSED)]
+        rows: Counter[int] = Counter()
+        for event in self._store.events(ALIKE):
+            rows.update(set(event.detail["trials"]))
+        failed = [t for t in self._store.trials() if t.failure is not None and t.proposal.purpose != "final"]
+        refused = [t for t in failed if t.failure and t.failure.kind == REFUSED]
+        in_a_row = [t for t in failed if rows[t.number] == 1 and t.failure and t.failure.kind not in OWN_DOING]
+        again = {t.number for t in in_a_row if not self._repeated(t.number)} | {t.number for t in refused}
+        return [t for t in failed if t.number in again]
+
+    def _repeated(self, number: int) -> bool:
+        """Says whether a failed trial was queued again after it had failed."""
+        kinds = [event.kind for event in self._store.events(trial=number)]
+        return "queued" in kinds[kinds.index("failed") :] if "failed" in kinds else False
 
     def repeat(self, detail: Mapping[str, Any]) -> list[int]:
         """Queues every repeatable trial again, without its failure; returns their numbers."""

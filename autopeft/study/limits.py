@@ -12,6 +12,7 @@ from autopeft.configuration import Configuration
 from autopeft.errors import InputError
 from autopeft.study.executors.base import Resources
 
+CHARGE_SECONDS = 60.0
 STOP_FILE = "stop"
 """A file of this name in the study's directory ends the run that is going on, and keeps the next from beginning."""
 
@@ -57,7 +58,8 @@ class Terms:
         grace_seconds: Wall seconds that running trials get for a checkpoint after SIGTERM; machines that are taken
             away give 30 seconds or more.
         trust_remote_code: Whether code that comes with the backbone may run.
-        resources: What a trial needs, or a function of its configuration that says so.
+        resources: What a trial needs, or a function of its configuration that says so; None: one device where the
+            executor has any, and the memory estimated for the machine.
         synchronous: Whether proposals are made for all workers at once, when all of them are free: then the trials do
             not depend on which worker was faster, and workers wait for each other.
     """
@@ -66,11 +68,13 @@ class Terms:
     checkpoint_seconds: float = 120.0
     grace_seconds: float = 10.0
     trust_remote_code: bool = False
-    resources: Resources | Callable[[Configuration], Resources] = field(default_factory=Resources)
+    resources: Resources | Callable[[Configuration], Resources] | None = None
     synchronous: bool = False
 
     def needed(self, configuration: Configuration) -> Resources:
         """Returns the resources of a trial of a configuration."""
+        if self.resources is None:
+            return Resources()
         return self.resources if isinstance(self.resources, Resources) else self.resources(configuration)
 
 
@@ -80,30 +84,56 @@ class Allowance:
     Args:
         limits: The limits.
         spent: Worker-seconds of earlier runs.
+        attempts: Attempts at trials that took those.
         stop_file: Where the wish to stop may appear.
     """
 
-    def __init__(self, limits: Limits, spent: float, stop_file: Path) -> None:
-        self._limits, self._spent, self._stop_file = limits, spent, stop_file
-        self._began = time.monotonic()
-        self._since: dict[int, float] = {}
+    def __init__(self, limits: Limits, spent: float, attempts: int, stop_file: Path) -> None:
+        self._limits, self._spent, self._attempts, self._stop_file = limits, spent, attempts, stop_file
+        self._began = self._charged = time.monotonic()
+        self._since: dict[int, float | None] = {}
+
+    def expect(self, number: int) -> None:
+        """Reckons with a trial that waits for a worker; waiting costs nothing."""
+        self._since[number] = None
 
     def begin(self, number: int) -> None:
-        """Counts the time of a trial from now."""
+        """Counts the time of a trial from now, since a worker has begun it."""
         self._since[number] = time.monotonic()
 
     def end(self, number: int) -> float:
-        """Ends the count of a trial; returns its seconds."""
-        seconds = time.monotonic() - self._since.pop(number, time.monotonic())
+        """Ends the count of a trial; returns its seconds since they were last charged."""
+        since = self._since.pop(number, None)
+        seconds = 0.0 if since is None else time.monotonic() - since
+        self._spent += seconds
+        self._attempts += 1
+        return seconds
+
+    def charge(self) -> float:
+        """Returns the seconds of running trials that are to be recorded now, about once a minute; else 0.
+
+        So a driver that is killed forgets one minute for each worker at most.
+        """
+        now = time.monotonic()
+        if now - self._charged < CHARGE_SECONDS:
+            return 0.0
+        self._charged = now
+        seconds = sum(now - since for since in self._since.values() if since is not None)
+        self._since = {number: None if since is None else now for number, since in self._since.items()}
         self._spent += seconds
         return seconds
 
     def over(self) -> Literal["budget", "stop file"] | None:
-        """Says why no further trial shall begin, or None."""
+        """Says why no further trial shall begin, or None.
+
+        What running trials will take is reckoned with the mean of those that have ended, so that several workers
+        together exceed a budget of worker-seconds by about one trial, too.
+        """
         if self._stop_file.exists():
             return "stop file"
         now, limits = time.monotonic(), self._limits
-        running = sum(now - since for since in self._since.values())
+        mean = self._spent / self._attempts if self._attempts else 0.0
+        running = sum(mean if since is None else max(now - since, mean) for since in self._since.values())
         past = limits.seconds is not None and now - self._began >= limits.seconds
         paid = limits.worker_seconds is not None and self._spent + running >= limits.worker_seconds
         return "budget" if past or paid else None

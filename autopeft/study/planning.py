@@ -101,10 +101,11 @@ def informs(definition: StudyDefinition, trial: Trial) -> bool:
 
 
 def counts(trial: Trial) -> bool:
-    """Says whether a trial counts towards the total: a configuration begun at its first rung, not interrupted."""
-    proposal = trial.proposal
-    first = proposal.purpose == "search" and proposal.parent is None
-    return first and trial.status is not TrialStatus.INTERRUPTED
+    """Says whether a trial counts towards the total: a configuration at its first rung.
+
+    One that was interrupted does too: it is run again, as that trial.
+    """
+    return trial.proposal.purpose == "search" and trial.proposal.parent is None
 
 
 def yet_to_propose(definition: StudyDefinition, trials: Iterable[Trial]) -> int:

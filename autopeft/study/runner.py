@@ -13,6 +13,7 @@ from autopeft.study.executors.base import Executor
 from autopeft.study.executors.choice import make_executor
 from autopeft.study.ledger import Ledger
 from autopeft.study.limits import STOP_FILE, Allowance, Terms
+from autopeft.study.needs import resources_of
 from autopeft.study.planning import baseline_proposals, final_proposals, finals_of, propose, yet_to_propose
 from autopeft.study.store import TEST_OPENED, Store
 from autopeft.trial import Trial, TrialStatus
@@ -86,7 +87,7 @@ class Runner:
             if with_executor is not executor:
                 with_executor.close()
         finals = [self._store.trial(n) for n in numbers]
-        if report.stopped not in ("finished", "failing") and not all(t.status.final for t in finals):
+        if report.stopped != "finished" and not all(t.status.final for t in finals):
             raise TrainingStoppedError(report)
         return finals
 
@@ -124,7 +125,10 @@ class Runner:
     ) -> RunReport:
         if terms.trust_remote_code:
             self._ledger.note_remote_code()
-        allowance = Allowance(terms.limits, self._ledger.spent(), self._store.folder / STOP_FILE)
+        definition = self._definition
+        if terms.resources is None and definition.texts:
+            terms = replace(terms, resources=resources_of(definition.setting, definition.texts))
+        allowance = Allowance(terms.limits, *self._ledger.spent(), self._store.folder / STOP_FILE)
         return drive(self._ledger, following, executor, watch or _silent, terms, allowance, ahead)
 
     def _following(self, free: int, running: int, synchronous: bool) -> list[Trial]:

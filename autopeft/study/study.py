@@ -12,6 +12,7 @@ from autopeft.configuration import Configuration
 from autopeft.errors import InputError, StudyError
 from autopeft.heads import Head
 from autopeft.job import Job, Outcome
+from autopeft.lengths import lengths_of
 from autopeft.pareto import ParetoFront
 from autopeft.presets import usual_baselines
 from autopeft.search.base import Searcher, make_searcher
@@ -106,8 +107,9 @@ class Study:
         built = space.on(described.shape) if isinstance(space, SpaceTemplate) else space
         if built.shape != described.shape:
             raise InputError("the space was made for another backbone", where="space", cure="give its template")
+        setting = located(Setting(described, task.source, task.to_dict(), task.rows, head, recipe))
         definition = StudyDefinition(
-            setting=located(Setting(described, task.source, task.to_dict(), task.rows, head, recipe)),
+            setting=setting,
             space=built,
             searcher=make_searcher(searcher) if isinstance(searcher, str) else searcher,
             trials=trials,
@@ -118,6 +120,7 @@ class Study:
             baselines=usual_baselines(described.shape) if baselines is None else tuple(baselines),
             evaluate=evaluate,
             versions=library_versions(),
+            texts=lengths_of(setting, task),
         )
         return Study.start(path, definition)
 
@@ -251,8 +254,15 @@ class Study:
         return yet_to_propose(self.definition, self.trials)
 
     @property
+    def left(self) -> int:
+        """How many search trials have yet to end to reach the total; repeatable ones have not ended."""
+        again = {t.number for t in self.repeatable}
+        ended = sum(counts(t) and t.status.final and t.number not in again for t in self.trials)
+        return max(0, self.definition.trials - ended)
+
+    @property
     def repeatable(self) -> tuple[Trial, ...]:
-        """Failed trials that the next run tries again: refused ones, and those of a run whose first failed alike."""
+        """Failed trials that the next run tries again: refused ones, and those of a row that stopped a run, once."""
         return tuple(self._ledger.repeatable())
 
     def trial(self, number: int) -> Trial:

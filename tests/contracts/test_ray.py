@@ -232,7 +232,7 @@ def test_each_trial_has_a_device_of_its_own_and_none_begins_where_there_is_none(
     monkeypatch.setattr(ray_executor, "_LOOK_SECONDS", 0.0)
     node = cluster.add_node(num_cpus=2, num_gpus=2, object_store_memory=STORE)
     try:
-        executor = make("tests.contracts.cluster_jobs:wait_for_sign", 2, patience=0.0)
+        executor = make("tests.contracts.cluster_jobs:wait_for_sign", 2, devices=1, patience=0.0)
         executor.submit(some_job(0))
         executor.submit(some_job(1))
         assert {noted(executor, folder, number)[2] for number in (0, 1)} == {"0", "1"}

@@ -15,7 +15,18 @@ import pytest
 from autopeft.configuration import Configuration
 from autopeft.errors import InputError, TrainingError
 from autopeft.job import SILENT, Job, Outcome, Report
-from autopeft.study.executors.base import Event, Executor, Failed, Finished, Lost, Progress, Resources, Started
+from autopeft.study.executors.base import (
+    Checkpoint,
+    Ending,
+    Event,
+    Executor,
+    Failed,
+    Finished,
+    Lost,
+    Progress,
+    Resources,
+    Started,
+)
 from autopeft.study.executors.inline import InlineExecutor
 from autopeft.study.failing import FAILING, FAILING_LATER
 from autopeft.study.ledger import REMOTE_CODE
@@ -59,6 +70,7 @@ class Timed(Executor):
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._jobs: list[Job] = []
+        self._begun = False
         self.asked: list[Resources] = []
 
     def submit(self, job: Job, resources: Resources = ANY) -> None:
@@ -66,9 +78,16 @@ class Timed(Executor):
         self.asked.append(resources)
 
     def poll(self, timeout: float) -> list[Event]:
-        job = self._jobs.pop(0)
+        if not self._begun:
+            self._clock.now += 100.0  # waiting for a worker costs nothing
+            self._begun = True
+            return [Started(self._jobs[0].number)]
         self._clock.now += 10.0
-        return [Started(job.number), Finished(job.number, cheap_jobs.formula(job))]
+        self._begun = False
+        return [self.end(self._jobs.pop(0))]
+
+    def end(self, job: Job) -> Ending:
+        return Finished(job.number, cheap_jobs.formula(job))
 
     def kill(self, number: int) -> None:
         self._jobs = [job for job in self._jobs if job.number != number]
@@ -89,13 +108,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
 
 
 def test_a_run_begins_no_trial_after_its_time(path: Path, clock: Clock) -> None:
-    # Trials begin at 0, 10, 20 and end at 30 s: a budget of 25 s is exceeded by less than one trial.
+    # A trial waits 100 s and runs 10: three are submitted at 0, 110, 220 s, and a fourth would be at 330 s.
     with Study.start(path, definition(trials=9)) as study:
-        report = study.run(executor=Timed(clock), terms=Terms(Limits(seconds=25.0)))
+        report = study.run(executor=Timed(clock), terms=Terms(Limits(seconds=250.0)))
         assert (report.stopped, report.completed, report.exit_code) == ("budget", 3, 0)
-        assert study.missing == 6
+        assert (study.missing, study.left) == (6, 6)
         # The time is that of the run: the next one has its own.
-        assert study.run(executor=Timed(clock), terms=Terms(Limits(seconds=25.0))).completed == 3
+        assert study.run(executor=Timed(clock), terms=Terms(Limits(seconds=250.0))).completed == 3
 
 
 def test_the_time_of_workers_is_that_of_the_study(path: Path, clock: Clock) -> None:
@@ -109,11 +128,9 @@ def test_the_time_of_workers_is_that_of_the_study(path: Path, clock: Clock) -> N
 
 def test_lost_attempts_are_paid_for(path: Path, clock: Clock) -> None:
     class Vanishing(Timed):
-        def poll(self, timeout: float) -> list[Event]:
-            done = super().poll(timeout)
-            first = done[0].number == 0 and not seen
-            seen.append(done[0].number)
-            return [done[0], Lost(0, "the machine was taken away")] if first else done
+        def end(self, job: Job) -> Ending:
+            seen.append(job.number)
+            return Lost(0, "the machine was taken away") if len(seen) == 1 else super().end(job)
 
     seen: list[int] = []
     with Study.start(path, definition(trials=9)) as study:
@@ -121,9 +138,38 @@ def test_lost_attempts_are_paid_for(path: Path, clock: Clock) -> None:
         assert seen == [0, 0, 1]
 
 
+def test_several_workers_exceed_the_time_of_workers_by_about_one_trial(path: Path, clock: Clock) -> None:
+    class Four(Timed):
+        capacity = 4
+
+    # The first four are begun without knowing how long they take; 40 s later each new one is reckoned at 10 s.
+    with Study.start(path, definition(trials=40)) as study:
+        study.run(executor=Four(clock), terms=Terms(Limits(worker_seconds=95.0)))
+        assert 95.0 <= study._ledger.spent()[0] <= 105.0
+
+
+def test_time_of_a_driver_that_was_killed_is_paid_for_by_the_minute(path: Path, clock: Clock) -> None:
+    class Long(Timed):
+        polls = 0
+
+        def poll(self, timeout: float) -> list[Event]:
+            self.polls += 1
+            if self.polls == 1:
+                return [Started(self._jobs[0].number)]
+            if self.polls == 5:
+                raise KeyboardInterrupt  # as good as a kill: nothing more is recorded
+            self._clock.now += 50.0
+            return []
+
+    with Study.start(path, definition(trials=1)) as study, pytest.raises(KeyboardInterrupt):
+        study.run(executor=Long(clock))
+    with Study.open(path, trust_evaluate=True) as study:
+        assert study._ledger.spent()[0] == 100.0  # of 150 s: charged at 100, the first time a minute was over
+
+
 def test_a_run_that_is_complete_has_finished_whatever_its_limits_say(path: Path, clock: Clock) -> None:
     with Study.start(path, definition(trials=2)) as study:
-        assert study.run(executor=Timed(clock), terms=Terms(Limits(seconds=15.0))).stopped == "finished"
+        assert study.run(executor=Timed(clock), terms=Terms(Limits(seconds=115.0))).stopped == "finished"
         assert study.run(executor=Timed(clock), terms=Terms(Limits(seconds=1e-9))).stopped == "finished"
 
 
@@ -171,14 +217,50 @@ def failing(kind: FailureKind, first: int) -> InlineExecutor:
     return InlineExecutor(evaluate)
 
 
+def alike(kind: FailureKind) -> InlineExecutor:
+    def evaluate(job: Job, report: Report = SILENT) -> Outcome:
+        raise TrainingError("all alike", kind=kind)
+
+    return InlineExecutor(evaluate)
+
+
 def test_ten_failures_in_a_row_stop_a_run_with_the_first_error(path: Path) -> None:
     with Study.start(path, definition(trials=30)) as study:
         report = study.run(executor=failing("error", first=3))
         assert (report.stopped, report.completed, report.failed, report.row) == ("failing", 3, 10, FAILING_LATER)
         assert report.failure == study.trial(3).failure
         assert [t.number for t in study.repeatable] == list(range(3, 13))
+        assert study.left == 27
         assert study.run(executor="inline").completed == 27
-        assert study.begun == 30
+        assert (study.begun, study.left) == (30, 0)
+
+
+def test_what_fails_again_is_not_repeated_for_ever(path: Path) -> None:
+    # 0 to 2 work, 3 to 12 never do: ten in a row; five of them alike when repeated; the other five; then the rest runs.
+    def evaluate(job: Job, report: Report = SILENT) -> Outcome:
+        if 3 <= job.number <= 12:
+            raise ValueError("this layer does not fit")
+        return cheap_jobs.formula(job)
+
+    with Study.start(path, definition(trials=20)) as study:
+        reports = [study.run(executor=InlineExecutor(evaluate)) for _ in range(5)]
+        assert [r.stopped for r in reports] == ["failing", "failing", "failing", "finished", "finished"]
+        assert [r.completed for r in reports] == [3, 0, 0, 7, 0]
+        assert (study.begun, study.left) == (20, 0)
+
+
+def test_trials_that_diverged_alike_are_not_repeated(path: Path) -> None:
+    with Study.start(path, definition(trials=16)) as study:
+        assert study.run(executor=alike("nan")).row == FAILING
+        assert study.repeatable == ()
+
+
+def test_addresses_in_messages_make_no_difference(path: Path) -> None:
+    def evaluate(job: Job, report: Report = SILENT) -> Outcome:
+        raise ValueError(f"<Tensor at {0x7FA0 + job.number:#x}> is no good")
+
+    with Study.start(path, definition(trials=16)) as study:
+        assert study.run(executor=InlineExecutor(evaluate)).row == FAILING
 
 
 def test_failures_of_trials_that_did_train_do_not_stop_a_run(path: Path) -> None:
@@ -210,6 +292,34 @@ def test_a_pruned_trial_is_final_and_says_why(path: Path) -> None:
 
 
 # -- what a trial keeps --
+
+
+def test_a_trial_that_gets_on_between_losses_is_not_what_kills_its_workers(path: Path) -> None:
+    class Losing(Timed):
+        def poll(self, timeout: float) -> list[Event]:
+            job = self._jobs.pop(0)
+            done = stepwise_jobs.done(job)
+            if done == 6:
+                return [Started(job.number), Finished(job.number, cheap_jobs.formula(job))]
+            kept = Checkpoint(job.number, {"steps": str(done + 1).encode()})
+            return [Started(job.number), kept, Lost(job.number, "the machine was taken away")]
+
+    with Study.start(path, definition(trials=1)) as study:
+        assert study.run(executor=Losing(Clock())).completed == 1
+        assert [e.kind for e in study.events if e.trial == 0].count("interrupted") == 6
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_once_and_costs_nothing_else(path: Path) -> None:
+    class Outside(Timed):
+        def poll(self, timeout: float) -> list[Event]:
+            job = self._jobs.pop(0)
+            bad = Checkpoint(job.number, {"../x": b""})
+            return [Started(job.number), bad, bad, Finished(job.number, cheap_jobs.formula(job))]
+
+    with Study.start(path, definition(trials=1)) as study:
+        assert study.run(executor=Outside(Clock())).completed == 1
+        (told,) = [e for e in study.events if e.kind == "checkpoint refused"]
+        assert "../x" in told.detail["reason"]
 
 
 def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(path: Path, log: Path) -> None:
@@ -251,9 +361,8 @@ def test_a_second_signal_ends_the_grace(path: Path, log: Path) -> None:
 
 def test_what_a_failed_trial_used_is_kept(path: Path) -> None:
     class Costly(Timed):
-        def poll(self, timeout: float) -> list[Event]:
-            job = self._jobs.pop(0)
-            return [Started(job.number), Failed(job.number, Failure("timed_out", "too long"), Cost(1.0, 2.0, 3))]
+        def end(self, job: Job) -> Ending:
+            return Failed(job.number, Failure("timed_out", "too long"), Cost(1.0, 2.0, 3))
 
     with Study.start(path, definition(trials=1)) as study:
         study.run(executor=Costly(Clock()))

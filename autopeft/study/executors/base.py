@@ -6,7 +6,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from autopeft.job import Job, Outcome, Report
 from autopeft.trial import Cost, Failure
@@ -139,6 +139,9 @@ class Executor(ABC):
     may be submitted again under its number. An exception that a signal handler raises while `poll` waits loses no
     event: the next `poll` returns it. Checked by `tests/contracts/test_executors.py` for every executor.
     """
+
+    runs_jobs_itself: ClassVar[bool] = False
+    """Whether `poll` takes as long as a job, so that only an exception out of it can stop at once."""
 
     @property
     @abstractmethod

@@ -22,6 +22,7 @@ def make_executor(
     time_limit: float | None = None,
     memory_limit: int | None = None,
     devices: Sequence[Device] = (),
+    devices_per_trial: int | None = None,
     address: str | None = None,
 ) -> Executor:
     """Returns an executor.
@@ -34,6 +35,7 @@ def make_executor(
         time_limit: Seconds one job may take, or None; "inline" has no limits.
         memory_limit: Bytes one worker process may hold, or None.
         devices: Accelerators of this machine, for "process"; a Ray cluster knows its own.
+        devices_per_trial: Accelerators that Ray reserves for each worker; None for none.
         address: Ray cluster to run on, for "ray": "auto" or "host:port"; None for one of our own on this machine.
 
     Raises:
@@ -51,7 +53,9 @@ def make_executor(
     if address is not None and name != "ray":
         raise InputError(f"the {name} executor has no address", where="address", cure='use the executor "ray"')
     if name == "ray":
-        return RayExecutor(evaluate, workers, threads, time_limit, memory_limit, address=address)
+        return RayExecutor(
+            evaluate, workers, threads, time_limit, memory_limit, devices=devices_per_trial or 0, address=address
+        )
     if name == "process":
         return ProcessExecutor(evaluate, workers, threads, time_limit, memory_limit, devices=devices)
     if workers > 1:

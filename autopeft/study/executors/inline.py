@@ -40,6 +40,8 @@ class InlineExecutor(Executor):
         1
     """
 
+    runs_jobs_itself = True
+
     def __init__(self, evaluate: Evaluate | str) -> None:
         self._evaluate = evaluate
         self._waiting: deque[Job] = deque()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
 
 from autopeft.errors import AutoPeftError, InputError, MissingExtra, TrainingError
@@ -46,9 +47,10 @@ def failure_of(error: BaseException) -> Failure:
     """
     name, text = type(error).__name__, str(error)
     memory = isinstance(error, MemoryError) or name == "OutOfMemoryError"
+    memory = memory or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
     if isinstance(error, TrainingError):
         kind, message = error.kind, text
-    elif isinstance(error, InputError | MissingExtra | OSError):
+    elif isinstance(error, InputError | MissingExtra | OSError) and not memory:
         # What the job was given is not there or cannot be used; no configuration is to blame.
         kind, message = "refused", text if isinstance(error, AutoPeftError) else f"{name}: {text}"
     else:

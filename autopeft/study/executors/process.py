@@ -35,6 +35,7 @@ from autopeft.trial import Cost, Failure
 # Signals that others send to a process; a process that fails by itself gets SIGSEGV, SIGABRT, SIGBUS, SIGFPE or SIGILL.
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 _TICK = 0.5
+_STARTS_WITHIN = 300.0
 _LISTENED_AT_MOST = 10.0
 _GROWTH_AT_LEAST = 256 << 20
 
@@ -56,7 +57,7 @@ class ProcessExecutor(Executor):
         evaluate: Function that runs a job, as "package.module:function".
         workers: Number of processes.
         threads: Threads of one process: set in its environment before any library is loaded.
-        time_limit: Seconds one job may take, or None.
+        time_limit: Seconds one job may take once what it imports is loaded, or None.
         memory_limit: Bytes one process may hold, or None: of data by `RLIMIT_DATA`, so that the job meets a
             MemoryError, and of resident memory once a second. CPU memory only.
         silence_limit: Seconds after which a process that says nothing at all is given up; one that works says
@@ -313,7 +314,10 @@ class ProcessExecutor(Executor):
         self._waiting = deque(entry for entry in self._waiting if entry[0].number != number)
 
     def _remaining(self, worker: Worker) -> float:
-        return float("inf") if self._time_limit is None else worker.started + self._time_limit - time.monotonic()
+        if self._time_limit is None:
+            return float("inf")
+        limit = self._time_limit if worker.running else max(self._time_limit, _STARTS_WITHIN)
+        return worker.started + limit - time.monotonic()
 
     def _until_check(self) -> float:
         """Returns how long nobody needs to look after the workers."""

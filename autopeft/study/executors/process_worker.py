@@ -58,7 +58,8 @@ class Worker:
         resting: Whether its job has ended and it has not yet cleaned up.
         baseline: Resident bytes after its first job, or None before that.
         gone: Set once the connection has ended.
-        started: When its job began, on the monotonic clock.
+        running: Whether its job has begun; before that the process may still be loading what the job imports.
+        started: When its job began, or was given to it, on the monotonic clock.
         silence: Seconds since its last message in which somebody listened.
         heard: Whether a message has come since that was reckoned.
     """
@@ -73,7 +74,7 @@ class Worker:
     ) -> None:
         self.job: Job | None = None
         self.resources = Resources()
-        self.resting = False
+        self.resting = self.running = False
         self.baseline: int | None = None
         self.devices = devices
         self.gone: Gone | None = None
@@ -156,6 +157,7 @@ class Worker:
         self.job, self.resources = job, resources
         self._peak, self.silence = 0, 0.0
         self.begun()
+        self.running = False
         self._outbox.put(message)
 
     def stop(self, number: int) -> None:
@@ -164,6 +166,7 @@ class Worker:
 
     def begun(self) -> None:
         """Notes that the job runs: its cost counts from now."""
+        self.running = True
         self.started, self._cpu = time.monotonic(), cpu_seconds(self.process.pid)
 
     def note(self, memory: int | None = None) -> None:

@@ -87,7 +87,7 @@ class RayExecutor(Executor):
         threads: Threads of one job; Ray reserves as many CPUs.
         time_limit: Seconds one job may take, or None.
         memory_limit: Bytes one worker process may hold, or None; Ray reserves as much of the node's memory.
-        devices: Accelerators of one trial; None for 1 where the cluster has any, else 0.
+        devices: Accelerators that Ray reserves for each worker and shows to it; training itself does not use one yet.
         address: "auto", or "host:port" of a cluster this machine belongs to; None for RAY_ADDRESS, and where that is
             not set for a cluster of our own on this machine, which ends with the executor.
         object_store: Bytes of shared memory of a cluster of our own.
@@ -113,7 +113,7 @@ class RayExecutor(Executor):
         time_limit: float | None = None,
         memory_limit: int | None = None,
         *,
-        devices: int | None = None,
+        devices: int = 0,
         address: str | None = None,
         object_store: int = OBJECT_STORE,
         runtime_env: Mapping[str, Any] | None = None,
@@ -139,8 +139,6 @@ class RayExecutor(Executor):
         self._cluster = Cluster(address, workers * threads, object_store, runtime_env)
         self._ray = self._cluster.ray
         try:
-            if devices is None:
-                devices = int(any(node.get("GPU", 0) >= 1 for node in self._cluster.nodes()))
             self._devices = devices
             reserved = None if self._cluster.ours else memory_limit
             needs = {"CPU": threads, "GPU": devices, "memory": reserved or 0}

@@ -20,7 +20,17 @@ from types import FrameType
 from typing import Any, final
 
 from autopeft.job import Job, Report
-from autopeft.study.executors.base import Checkpoint, Ending, Failed, Finished, Heartbeat, Lost, Progress, Started
+from autopeft.study.executors.base import (
+    Checkpoint,
+    Ending,
+    Failed,
+    Finished,
+    Heartbeat,
+    Lost,
+    Progress,
+    Started,
+    named,
+)
 from autopeft.study.executors.memory import resident, resident_after_cleaning
 from autopeft.study.executors.perform import failure_of, perform
 
@@ -68,6 +78,9 @@ def main(jobs: int, lifeline: int, driver: int, evaluate: str, memory_limit: int
         job = line.take()
         if job is None:
             break
+        # What the job imports is loaded before its time begins; a failure of that is told by `perform`.
+        with contextlib.suppress(Exception, SystemExit):
+            named(evaluate)
         line.begin(job.number)
         ended = perform(evaluate, job, _LineReport(line, job.number))
         if isinstance(ended, Lost) and not line.asked(job.number):
