@@ -308,6 +308,8 @@ class Trial:
             raise ValueError("a number or a cost is below 0")
         if data["status"] == TrialStatus.COMPLETED and "quality" not in data["objectives"]:
             raise ValueError("a completed trial has no quality")
+        if data["status"] == TrialStatus.COMPLETED and "quality" not in data["objectives"]:
+            raise ValueError("a completed trial has no quality")
         return Trial(
             number=data["number"],
             proposal=Proposal.from_dict(data["proposal"]),

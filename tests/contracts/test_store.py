@@ -110,7 +110,8 @@ CLOSED = [(f, a) for f in FINAL for a in TrialStatus if (f, a) != (TrialStatus.F
 @pytest.mark.parametrize(("final", "after"), CLOSED)
 def test_nothing_leaves_a_final_state(store: Store, final: TrialStatus, after: TrialStatus) -> None:
     store.add([queued(0)])
-    ended = store.advance(replace(queued(0), status=TrialStatus.RUNNING), replace(queued(0), status=final))
+    last = replace(queued(0), status=final, objectives={"quality": 0.5})
+    ended = store.advance(replace(queued(0), status=TrialStatus.RUNNING), last)
     with pytest.raises(StudyError, match=f"trial 0 cannot go from {final} to {after}"):
         store.advance(replace(ended, status=after))
     assert store.trial(0) == ended
