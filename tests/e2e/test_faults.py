@@ -13,10 +13,8 @@ SHORT = (
     "kill-9",
     "clock-jump",
     "two-writers",
-    "lock-owner-dead",
     "copied-while-running",
     "full-disk",
-    "segfault",
     "kernel-out-of-memory",
     "worker-killed",
 )

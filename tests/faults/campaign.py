@@ -1,6 +1,6 @@
 """The fault campaign: does harm to real studies, resumes them, and counts what was lost.
 
-    python -m tests.faults.campaign [--short] [--only NAME ...] [--out FILE]
+    python -m tests.faults.campaign [--short] [--only NAME ...] [--out FILE] [--table FILE]
 
 Every row of the result is a kind of fault: how often it was tried, how often the study ended as if nothing had
 happened, and how many finished trials were lost. It exits with 1 where something did not survive.
@@ -109,12 +109,25 @@ def result(rows: Sequence[dict[str, Any]], short: bool) -> dict[str, Any]:
     }
 
 
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Returns the rows for a document."""
+    lines = ["| fault | what is done | tried | survived | lost records |", "|---|---|---|---|---|"]
+    for row in rows:
+        text = f"{row['fault']} Skipped: {row['reason']}" if row["skipped"] else row["fault"]
+        lines.append(f"| `{row['id']}` | {text} | {row['tried']} | {row['survived']} | {row['lost_records']} |")
+    return "\n".join(lines)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--only", nargs="*", default=list(FAULTS), choices=list(FAULTS), metavar="NAME")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", type=Path, help="only print the table of a result file")
     given = parser.parse_args()
+    if given.table:
+        print(table(json.loads(given.table.read_text())["rows"]))
+        return 0
     rows = []
     for name in given.only:
         rows.append(tried(name, given.short))

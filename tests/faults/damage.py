@@ -148,8 +148,8 @@ def small_disk(place: Path, size: int) -> Iterator[Path]:
 def full_disk(scene: Scene) -> Tally:
     """A small disk becomes full: the run stops with one line, and goes on once there is space."""
     tally = Tally()
-    for k in range(scene.often(12, 2)):
-        job, size = ("heavy", 700_000) if k % 2 else ("steady", 200_000)
+    for k in range(scene.often(12, 1)):
+        job, size = ("steady", 200_000) if k % 2 else ("heavy", 700_000)
         with small_disk(scene.place / f"disk{k}", scene.draw.randrange(90_000, size)) as disk:
             folder = disk / "study"
             with tally.attempt(f"disk {k}"):
