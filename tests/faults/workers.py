@@ -69,7 +69,8 @@ def memory_group(limit: int) -> Iterator[Callable[[], None]]:
 
 def _group() -> Path | None:
     roots = {"memory": Path("/sys/fs/cgroup/memory"), "": Path("/sys/fs/cgroup")}
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    own = Path("/proc/self/cgroup")
+    for line in own.read_text().splitlines() if own.exists() else ():
         _, controllers, name = line.split(":", 2)
         if controllers in roots:
             parent = roots[controllers] / name.lstrip("/")
