@@ -87,7 +87,8 @@ TRANSITIONS: Mapping[TrialStatus, frozenset[TrialStatus]] = {
 def require_transition(old: TrialStatus, new: TrialStatus, number: int) -> None:
     """Raises StudyError unless the life cycle allows `old -> new`."""
     if new not in TRANSITIONS[old]:
-        raise StudyError(f"trial {number} cannot go from {old} to {new}", cure="open the study again and resume it")
+        cure = "ask for another trial" if old.final else "open the study again and run it"
+        raise StudyError(f"trial {number} is {old} and cannot become {new}", cure=cure)
 
 
 @dataclass(frozen=True, order=True)

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autopeft.report.numbers import count, duration, percent
+from autopeft.study.executors import base as executors
 from autopeft.trial import Trial, TrialStatus
 from autopeft.untrusted import visible
 
@@ -125,6 +126,8 @@ class Lines:
             line = f"{trial_line(trial, self._total)}  left {duration(self.left())}"
         elif trial.status in (TrialStatus.QUEUED, TrialStatus.INTERRUPTED):
             line = f"trial {trial.number:>4}  {label_of(trial):<30} {trial.status}: {getattr(event, 'reason', '')}"
+        elif isinstance(event, executors.Progress) and "goes on" in event.message:
+            line = f"trial {trial.number:>4}  {label_of(trial):<30} {event.message}"
         else:
             return
         self._bar.update(self._task, completed=len(self._spent))

@@ -162,6 +162,15 @@ class Given:
     file: str | None
     overrides: Mapping[tuple[str, ...], Any]
 
+    def gives(self, *path: str) -> bool:
+        """Says whether a key is given at all, by a flag or in the file."""
+        from autopeft.cli.settings import read_file
+
+        value: Any = read_file(self.file)[0] if self.file else {}
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        return path in self.overrides or value is not None
+
     def settings(self) -> Settings:
         """Returns the settings; flags override the file. Raises InputError."""
         from autopeft.cli.settings import merged, parse, read_file

@@ -61,6 +61,19 @@ def devices_of(search: SearchSettings) -> tuple[Device, ...]:
     return tuple(found)
 
 
+def require_runnable(search: SearchSettings) -> None:
+    """Raises InputError where no search can be run as asked, whatever its study."""
+    from autopeft.errors import InputError
+    from autopeft.study.executors.choice import require_choice
+
+    if search.workers < 1:
+        what = f"{search.workers} workers can run nothing"
+        raise InputError(what, where="search.workers", cure="use 1 or more")
+    require_choice(search.executor, search.workers, search.address)
+    terms_of(search, trust_remote_code=False)
+    devices_of(search)
+
+
 def with_devices(terms: Terms, study: Study, search: SearchSettings) -> Terms:
     """Returns terms under which trials ask for their share of the declared devices and are held to their memory."""
     from dataclasses import replace

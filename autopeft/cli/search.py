@@ -9,7 +9,7 @@ import typer
 
 from autopeft.cli.arguments import Json, TrustEvaluate, TrustRemoteCode
 from autopeft.cli.flags import Given, with_settings
-from autopeft.cli.running import HOW, executor_of, terms_of, with_devices
+from autopeft.cli.running import HOW, executor_of, require_runnable, terms_of, with_devices
 
 if TYPE_CHECKING:
     from autopeft.cli.settings import SearchSettings
@@ -58,7 +58,7 @@ def run(
                 fewer = f"{trials} trials asked for, {study.begun} are there: " if trials < study.begun else ""
                 say(f"{fewer}nothing is left to do; raise --trials to go on")
         for damage in study.damaged:
-            say(f"warning: {damage}; it is set aside and not used", stderr=True)
+            say(f"warning: {damage}", stderr=True)
         lines = Lines(asked, shape.total_parameters, workers, quiet=as_json)
         terms = with_devices(terms, study, how)
         executor = executor_of(study, how, terms)
@@ -87,18 +87,19 @@ def _open(given: Given, trust_evaluate: bool) -> tuple[Study, SearchSettings, in
         raise InputError(
             "no directory for the study is named", where="study", cure="give --study DIR, such as runs/first"
         )
+    require_runnable(settings.search)  # before anything is opened: a refused command changes nothing
+    exists, asked = Store.exists(Path(settings.study)), given.gives("search", "trials")
     only = given.file is None and set(given.overrides) <= CONTINUING
-    if only and Store.exists(Path(settings.study)):
-        if settings.search.workers < 1:
-            what = f"{settings.search.workers} workers can run nothing"
-            raise InputError(what, where="search.workers", cure="use 1 or more")
+    if only and exists:
         study = Study.open(settings.study, trust_evaluate=trust_evaluate)
-        asked = ("search", "trials") in given.overrides
         return study, settings.search, settings.search.trials if asked else study.definition.trials
-    if not settings.task.train and Store.exists(Path(settings.study)):
+    if not settings.task.train and exists:
         raise _fixed(given, settings.study)
-    defined = define(settings)
-    return Study.start(settings.study, defined.definition), settings.search, settings.search.trials
+    definition = define(settings).definition
+    if exists and not asked:
+        with Study.open(settings.study, readonly=True) as there:
+            definition = definition.extended(there.definition.trials)
+    return Study.start(settings.study, definition), settings.search, definition.trials
 
 
 def _fixed(given: Given, path: str) -> StudyError:

@@ -12,6 +12,7 @@ def run(folder: StudyFolder, as_json: Json = False) -> None:
     """
     from autopeft.cli.console import facts, parameters, print_json, say
     from autopeft.report.numbers import duration, quality
+    from autopeft.study.lock import has_died
     from autopeft.study.study import Study
     from autopeft.trial import TrialStatus
 
@@ -20,6 +21,7 @@ def run(folder: StudyFolder, as_json: Json = False) -> None:
         searched = [t for t in trials if t.proposal.purpose == "search"]
         states = {str(state): sum(t.status is state for t in trials) for state in TrialStatus}
         left, again = study.left, study.repeatable
+        gone = has_died(study.path) and any(t.status is TrialStatus.RUNNING for t in trials)
         finished = definition.trials - left
         completed = [t for t in searched if t.status is TrialStatus.COMPLETED]
         front = study.front.trials
@@ -33,6 +35,7 @@ def run(folder: StudyFolder, as_json: Json = False) -> None:
             "baselines": sum(t.status.final for t in study.baselines),
             "states": states,
             "repeatable": len(again),
+            "driver_died": gone,
             "best": front[0].number if front else None,
             "quality": front[0].objectives["quality"] if front else None,
             "front": [t.number for t in front],
@@ -50,7 +53,8 @@ def run(folder: StudyFolder, as_json: Json = False) -> None:
         {
             "trials": f"{finished} of {definition.trials} search trials finished",
             "states": f"{running or 'none yet'} (baselines and final runs included)"
-            + (f"; {value['repeatable']} failed will be run again" if value["repeatable"] else ""),
+            + (f"; {value['repeatable']} failed will be run again" if value["repeatable"] else "")
+            + ("; the process that ran them is gone, the same search command goes on" if gone else ""),
             "best": f"trial {front[0].number}: {definition.setting.task['metric']} "
             f"{quality(front[0].objectives['quality'], 4)} with {parameters(front[0].objectives['parameters'], total)}"
             if front

@@ -194,6 +194,11 @@ def explained(path: Path) -> Iterator[None]:
                 cure="on a network file system one process at a time can use a study: wait for it or stop it; where "
                 f"nobody uses it, the file system has no locks: {ELSEWHERE}",
             ) from error
+        if isinstance(error, sqlite3.ProgrammingError) and "thread" in str(error):
+            what = "a study can be used only in the thread that opened it"
+            raise StudyError(
+                what, where=str(path.parent), cure="open it in this thread, for reading if need be"
+            ) from None
         own = not hasattr(error, "sqlite_errorcode")  # raised here, with its own cure
         disk = code in _DISK or (code == sqlite3.SQLITE_READONLY and not writable) or own
         raise StudyError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -16,6 +17,7 @@ from autopeft.study.limits import STOP_FILE, Allowance, Terms
 from autopeft.study.signals import StopNow, StopRequests
 from autopeft.trial import Failure, Trial, TrialStatus
 
+_LOG = logging.getLogger("autopeft")
 POLL_SECONDS = 0.2
 
 Watch = Callable[[Event, Trial], None]
@@ -145,6 +147,7 @@ class _Loop:
         self._terms, self._allowance, self._ahead = terms, allowance, ahead
         self._running: set[int] = set()
         self._completed = self._failed = 0
+        self._told = False
         self.failures = Failures()
         self.ended: Literal["budget", "stop file"] | None = None
 
@@ -152,6 +155,9 @@ class _Loop:
         """Fills the workers and handles what happened; says whether there is more to do."""
         self._fill(stop)
         stop.raise_if_now()
+        if stop.soon and not self._told and self._running:
+            self._told = True
+            _LOG.warning("finishing the %d running trials; Ctrl-C again stops now", len(self._running))
         if not self._running:
             return False
         # Only what runs jobs itself must be torn out of them; others return soon, with all that has come.

@@ -231,7 +231,8 @@ class Ledger:
     def requeue_all(self, detail: Mapping[str, Any]) -> list[int]:
         """Queues every running and interrupted trial again; returns their numbers."""
         unfinished = [t for t in self._store.trials() if t.status in (TrialStatus.RUNNING, TrialStatus.INTERRUPTED)]
-        return [self._requeue(trial, detail).number for trial in unfinished]
+        again = {"reason": "it was interrupted and is run again"}
+        return [self._requeue(t, detail if t.status is TrialStatus.RUNNING else again).number for t in unfinished]
 
     def repeatable(self) -> list[Trial]:
         """Returns the failed trials that the next run tries again: what surrounded them failed, as far as one can tell.

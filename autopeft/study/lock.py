@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -94,6 +95,23 @@ def owner(folder: Path) -> str:
     except OSError:
         text = ""
     return "".join(c for c in text if c.isprintable()) or "unknown"
+
+
+def has_died(folder: Path) -> bool:
+    """Says whether the last owner of a study's lock was a process of this machine that is no more.
+
+    By the process number it wrote, so it may take a new process of that number for the owner; it changes nothing.
+    """
+    found = re.match(r"(\d+) on (\S+) ", owner(folder))
+    if not found or found.group(2) != platform.node():
+        return False
+    try:
+        os.kill(int(found.group(1)), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
 
 
 _HELD: set[WriterLock] = set()

@@ -358,7 +358,7 @@ class Study:
 
         Args:
             workers: Trials at once, each in a process of its own.
-            executor: "process" (default), "inline", or an executor, which is left open.
+            executor: "process" (default), "inline", "ray", or an executor, which is left open.
             trials: New total of search trials; 20 on a study that has 13 runs 7. Never less than it has.
             progress: Called with each event and its trial.
             terms: Budget in time, limits of one trial, checkpoints, remote code.

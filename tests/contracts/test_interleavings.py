@@ -306,10 +306,10 @@ class Interleavings(RuleBasedStateMachine):
         assert self.study is not None
         number = self.pick(which, *TrialStatus)
         if self.model[number].status.final or self.model[number].status is INTERRUPTED:
-            with pytest.raises(StudyError, match="cannot go from"):
+            with pytest.raises(StudyError, match="cannot become"):
                 self.study.tell(number, Failure("error", "too late"))
         if self.model[number].status is not QUEUED:
-            with pytest.raises(StudyError, match="cannot go from"):
+            with pytest.raises(StudyError, match="cannot become"):
                 self.study.begin(number)
 
     @rule()

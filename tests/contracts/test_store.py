@@ -112,7 +112,7 @@ def test_nothing_leaves_a_final_state(store: Store, final: TrialStatus, after: T
     store.add([queued(0)])
     last = replace(queued(0), status=final, objectives={"quality": 0.5})
     ended = store.advance(replace(queued(0), status=TrialStatus.RUNNING), last)
-    with pytest.raises(StudyError, match=f"trial 0 cannot go from {final} to {after}"):
+    with pytest.raises(StudyError, match=f"trial 0 is {final} and cannot become {after}"):
         store.advance(replace(ended, status=after))
     assert store.trial(0) == ended
 
@@ -120,14 +120,14 @@ def test_nothing_leaves_a_final_state(store: Store, final: TrialStatus, after: T
 @pytest.mark.parametrize("after", [*FINAL, TrialStatus.QUEUED])
 def test_a_queued_trial_has_to_run_first(store: Store, after: TrialStatus) -> None:
     store.add([queued(0)])
-    with pytest.raises(StudyError, match=f"from queued to {after}"):
+    with pytest.raises(StudyError, match=f"is queued and cannot become {after}"):
         store.advance(replace(queued(0), status=after))
 
 
 def test_a_refused_step_takes_the_steps_before_it_back(store: Store) -> None:
     store.add([queued(0)])
     events = len(store.events())
-    with pytest.raises(StudyError, match="from running to queued"):
+    with pytest.raises(StudyError, match="is running and cannot become queued"):
         store.advance(replace(queued(0), status=TrialStatus.RUNNING), queued(0))
     assert store.trial(0).status is TrialStatus.QUEUED
     assert len(store.events()) == events
@@ -292,7 +292,7 @@ def test_what_fails_within_a_transaction_takes_only_itself_back(store: Store) ->
         store.add([queued(0)])
         with pytest.raises(StudyError, match="trial 0 exists already"):
             store.add([queued(1), queued(0)])
-        with pytest.raises(StudyError, match="from queued to completed"):
+        with pytest.raises(StudyError, match="is queued and cannot become completed"):
             store.advance(completed(0))
         store.add([queued(1)])
     assert store.trials() == (queued(0), queued(1))

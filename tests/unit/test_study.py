@@ -284,7 +284,7 @@ def test_telling_completes_a_trial_and_fills_in_what_is_known(path: Path) -> Non
         assert told.objectives == {"quality": 0.25, "parameters": float(trial.configuration.count(SHAPE).stored)}
         assert (study.folder(0) / "a.bin").read_bytes() == b"x"
         assert Trial.from_dict(json.loads((study.folder(0) / "trial.json").read_text())["trial"]) == told
-        with pytest.raises(StudyError, match="from completed"):
+        with pytest.raises(StudyError, match="is completed"):
             study.tell(0, good())
         assert study.trial(0) == told
 

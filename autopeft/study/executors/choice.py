@@ -46,18 +46,23 @@ def make_executor(
         >>> make_executor("inline", "autopeft.worker:evaluate", workers=1, threads=1).capacity
         1
     """
-    if name not in EXECUTORS:
-        raise InputError(f"unknown executor '{name}'", where="executor", cure=nearest(name, EXECUTORS))
-    if workers < 1:
-        raise InputError(f"{workers} workers can run nothing", where="workers", cure="use 1 or more")
-    if address is not None and name != "ray":
-        raise InputError(f"the {name} executor has no address", where="address", cure='use the executor "ray"')
+    require_choice(name, workers, address)
     if name == "ray":
         return RayExecutor(
             evaluate, workers, threads, time_limit, memory_limit, devices=devices_per_trial or 0, address=address
         )
     if name == "process":
         return ProcessExecutor(evaluate, workers, threads, time_limit, memory_limit, devices=devices)
-    if workers > 1:
-        raise InputError("the inline executor runs one trial at a time", where="workers", cure='use "process"')
     return InlineExecutor(evaluate)
+
+
+def require_choice(name: str, workers: int, address: str | None) -> None:
+    """Raises InputError for an executor that cannot be made as asked; starts nothing."""
+    if name not in EXECUTORS:
+        raise InputError(f"unknown executor '{name}'", where="executor", cure=nearest(name, EXECUTORS))
+    if workers < 1:
+        raise InputError(f"{workers} workers can run nothing", where="workers", cure="use 1 or more")
+    if address is not None and name != "ray":
+        raise InputError(f"the {name} executor has no address", where="address", cure='use the executor "ray"')
+    if name == "inline" and workers > 1:
+        raise InputError("the inline executor runs one trial at a time", where="workers", cure='use "process"')

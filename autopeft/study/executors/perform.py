@@ -13,7 +13,7 @@ from autopeft.study.executors.memory import measure
 from autopeft.trial import Failure
 
 # torch tells that memory ran out by a plain RuntimeError on a CPU; these are its words, and those of CUDA.
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory", "bad_alloc")
 
 
 def perform(evaluate: Evaluate | str, job: Job, report: Report = SILENT) -> Ending:
@@ -54,7 +54,7 @@ def failure_of(error: BaseException) -> Failure:
         # What the job was given is not there or cannot be used; no configuration is to blame.
         kind, message = "refused", text if isinstance(error, AutoPeftError) else f"{name}: {text}"
     else:
-        memory = memory or (isinstance(error, RuntimeError) and any(words in text.lower() for words in _NO_MEMORY))
+        memory = memory or (isinstance(error, RuntimeError) and any(words in text.lower() for words in NO_MEMORY))
         kind, message = "out_of_memory" if memory else "error", f"{name}: {text}" if text else name
     first = next(iter(redacted(message).splitlines()), name)
     return Failure(kind, first[:500], redacted("".join(traceback.format_exception(error))))

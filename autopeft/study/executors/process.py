@@ -27,7 +27,7 @@ from autopeft.study.executors.base import (
     Started,
 )
 from autopeft.study.executors.memory import OutOfMemoryWatch, as_text
-from autopeft.study.executors.perform import failure_of
+from autopeft.study.executors.perform import NO_MEMORY, failure_of
 from autopeft.study.executors.process_worker import Gone, Worker
 from autopeft.study.executors.worker import HEARTBEAT_SECONDS, Rested
 from autopeft.trial import Cost, Failure
@@ -294,7 +294,14 @@ class ProcessExecutor(Executor):
         status = worker.end()
         if job is not None:
             known = status if exited else None
-            self._events.append(_ending(job.number, known, worker.gone, self._watch.rose(), cost, printed))
+            # Under a limit of data some libraries end the process where they get none.
+            denied = bool(self._memory_limit) and any(words in printed.lower() for words in NO_MEMORY)
+            if denied and known is not None and -known not in _FROM_OUTSIDE:
+                limit = as_text(self._memory_limit or 0)
+                failure = Failure("out_of_memory", f"the worker process found no memory within {limit}", printed)
+                self._events.append(Failed(job.number, failure, cost))
+            else:
+                self._events.append(_ending(job.number, known, worker.gone, self._watch.rose(), cost, printed))
         self._drop(worker)
 
     def _fail(self, worker: Worker, failure: Failure) -> None:

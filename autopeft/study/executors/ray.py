@@ -277,7 +277,10 @@ class RayExecutor(Executor):
         self._looked, shortage = now, self._cluster.shortage(self._needs)
         self._short_since = (self._short_since or now) if shortage else None
         if shortage and self._short_since is not None and now - self._short_since >= self._patience:
-            raise StudyError(shortage, cure="add a node, then run the same command again")
+            ours = "the cluster that was started here has died: run the same command again"
+            raise StudyError(
+                shortage, cure=ours if self._cluster.ours else "add a node, then run the same command again"
+            )
 
     # -- jobs --
 
