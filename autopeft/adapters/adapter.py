@@ -180,11 +180,24 @@ class Adapter:
         finally:
             injection.eject()
 
-    def load_backbone(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """Loads the adapter's backbone and tokenizer; raises InputError where the weights are other ones."""
+    def load_backbone(self, *, trust_remote_code: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Loads the adapter's backbone and tokenizer.
+
+        Args:
+            trust_remote_code: Whether code that comes with the backbone may run.
+
+        Raises:
+            InputError: The weights are other ones, or the adapter was trained with such code and it may not run.
+        """
+        if self.provenance.get("remote_code") and not trust_remote_code:
+            raise InputError(
+                "the adapter was trained with code that comes with its backbone",
+                where=self.reference,
+                cure="if you trust that code, load the backbone with trust_remote_code=True, or --trust-remote-code",
+            )
         found = describe_backbone(self.reference, self.revision)
         own = Backbone(self.reference, self.sha256, found.shape, self.revision)
-        return load_backbone(own), load_tokenizer(own)
+        return load_backbone(own, trust_remote_code=trust_remote_code), load_tokenizer(own)
 
 
 def build_head(

@@ -18,7 +18,7 @@ TrustRemoteCode = Annotated[
     bool,
     typer.Option(
         "--trust-remote-code",
-        help="Let this run execute code that comes with the backbone; the study notes it.",
+        help="Let this command run code that comes with the backbone; a study notes it.",
     ),
 ]
 TrustEvaluate = Annotated[

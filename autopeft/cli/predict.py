@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from autopeft.cli.arguments import Json
+from autopeft.cli.arguments import Json, TrustRemoteCode
 
 
 def run(
@@ -18,6 +18,7 @@ def run(
     file: Annotated[str | None, typer.Option(help="Data file with the texts.", show_default=False)] = None,
     text: Annotated[str, typer.Option(help="Column of the text in --file.")] = "text",
     text_pair: Annotated[str | None, typer.Option(help="Column of the second text.", show_default=False)] = None,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Predict labels, or numbers, for texts.
@@ -52,7 +53,7 @@ def run(
         raise InputError("the adapter was trained on pairs of texts", where=adapter, cure=cure)
     if pairs is not None and not loaded.pairs:
         raise InputError("the adapter was trained on single texts", where=adapter, cure="leave out --text-pair")
-    found = loaded.predict(given, pairs)
+    found = loaded.predict(given, pairs, backbone=loaded.load_backbone(trust_remote_code=trust_remote_code))
     if as_json:
         print_json([_record(t, loaded.labels, found.labels[i : i + 1], found.outputs[i]) for i, t in enumerate(given)])
         return

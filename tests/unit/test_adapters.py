@@ -125,6 +125,14 @@ def test_another_backbone_is_refused(adapter: Adapter) -> None:
         replace(adapter, sha256="0" * 64).predict(["good"])
 
 
+def test_an_adapter_trained_with_foreign_code_wants_it_allowed_again(adapter: Adapter) -> None:
+    foreign = replace(adapter, provenance={**adapter.provenance, "remote_code": True})
+    with pytest.raises(InputError, match="--trust-remote-code"):
+        foreign.predict(["a text"])
+    model, _ = foreign.load_backbone(trust_remote_code=True)
+    assert type(model).__module__.startswith("transformers.")  # this backbone brings no code of its own
+
+
 def test_the_card_names_no_path_and_all_that_matters(adapter: Adapter, backbone: Path) -> None:
     card = adapter.files()["README.md"].decode()
     assert str(backbone.parent) not in card
