@@ -33,8 +33,16 @@ def console(stderr: bool = False) -> Console:
 
 
 def say(text: str, stderr: bool = False) -> None:
-    """Prints a line; what a terminal would obey is shown instead."""
-    typer.echo(visible(text), err=stderr)
+    """Prints a line; what a terminal would obey is shown instead.
+
+    Where the reader of a pipe has had enough, such as `head`, nothing is printed and the command goes on.
+    """
+    stream = sys.stderr if stderr else sys.stdout
+    try:
+        typer.echo(visible(text), err=stderr)
+        stream.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def print_json(value: Any) -> None:
@@ -137,13 +145,7 @@ class Lines:
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
         if self._bar.disable:
-            try:
-                typer.echo(visible(line))
-                sys.stdout.flush()
-            except BrokenPipeError:
-                # The reader of a pipe, such as `head`, had enough; the search goes on.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                self._quiet = True
+            say(line)
         else:
             self._bar.console.print(Text(visible(line)), soft_wrap=True)
 

@@ -69,6 +69,9 @@ def require_runnable(search: SearchSettings) -> None:
     if search.workers < 1:
         what = f"{search.workers} workers can run nothing"
         raise InputError(what, where="search.workers", cure="use 1 or more")
+    if search.devices_per_trial and not search.devices and search.executor == "process":
+        what = "devices per trial without devices"
+        raise InputError(what, where="search.devices_per_trial", cure="name them: --devices 0,1")
     require_choice(search.executor, search.workers, search.address)
     terms_of(search, trust_remote_code=False)
     devices_of(search)

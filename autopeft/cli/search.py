@@ -138,7 +138,8 @@ def _say_ending(study: Study, report: RunReport, how: SearchSettings) -> None:
     if report.stopped == "failing" and report.failure:
         say(f"error: {report.row} trials in a row failed, so the search was stopped; the first error:", stderr=True)
         say(f"  {report.failure.kind}: {report.failure.message}", stderr=True)
-        say("  mend the cause and run the same command again: it repeats these trials once, then goes on", stderr=True)
+        once = "" if report.failure.kind == "refused" else " once, then goes on"
+        say(f"  mend the cause and run the same command again: it repeats these trials{once}", stderr=True)
         say("  `autopeft show STUDY TRIAL` has the traceback", stderr=True)
     elif report.exit_code == 1:
         say(f"error: every trial of this run failed ({report.failed})", stderr=True)
@@ -146,7 +147,11 @@ def _say_ending(study: Study, report: RunReport, how: SearchSettings) -> None:
     elif report.stopped in ("interrupted", "terminated"):
         say(f"stopped with {study.left} trials to go; the same command goes on", stderr=True)
     elif report.stopped == "budget":
-        again = "the same command goes on" if how.budget_cost is None else "raise --budget-cost to go on"
+        again = (
+            "the same command goes on"
+            if how.budget_cost is None
+            else "go on with the same command, or a higher --budget-cost"
+        )
         say(f"the budget is spent with {study.left} trials to go; {again}", stderr=True)
     elif report.stopped == "stop file":
         say(f"stopped by the file {study.path / STOP_FILE}, with {study.left} trials to go", stderr=True)

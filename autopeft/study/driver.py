@@ -86,7 +86,7 @@ class TrainingStoppedError(AutoPeftError):
     def __init__(self, report: RunReport) -> None:
         super().__init__(f"training was stopped ({report.stopped})", cure=_CURES.get(report.stopped, _AGAIN))
         self.report = report
-        self.exit_code = report.exit_code or 130
+        self.exit_code = report.exit_code or 1
 
 
 def drive(
@@ -97,6 +97,7 @@ def drive(
     terms: Terms,
     allowance: Allowance,
     ahead: Ahead = lambda most: None,
+    known: frozenset[int] = frozenset(),
 ) -> RunReport:
     """Runs trials until there is none left to begin, or until it is told to stop.
 
@@ -110,11 +111,12 @@ def drive(
         terms: How trials are run.
         allowance: Says when the limits are reached.
         ahead: Prepares trials for workers that are still busy, where there are `AHEAD_FROM` or more.
+        known: Trials that may be refused once more without counting as failures in a row.
 
     Returns:
         How it ended. Where it stopped early, trials that were running are recorded as interrupted.
     """
-    loop = _Loop(ledger, following, executor, watch, terms, allowance, ahead)
+    loop = _Loop(ledger, following, executor, watch, terms, allowance, ahead, known)
     with StopRequests() as stop:
         try:
             while loop.step(stop):
@@ -142,13 +144,14 @@ class _Loop:
         terms: Terms,
         allowance: Allowance,
         ahead: Ahead,
+        known: frozenset[int],
     ) -> None:
         self._ledger, self._following, self._executor, self._watch = ledger, following, executor, watch
         self._terms, self._allowance, self._ahead = terms, allowance, ahead
         self._running: set[int] = set()
         self._completed = self._failed = 0
         self._told = False
-        self.failures = Failures()
+        self.failures = Failures(known)
         self.ended: Literal["budget", "stop file"] | None = None
 
     def step(self, stop: StopRequests) -> bool:
@@ -207,7 +210,7 @@ class _Loop:
 
     def report(self, stopped: Stopped) -> RunReport:
         """Returns the numbers of this run."""
-        row = self.failures.row if stopped == "failing" else ()
+        row = self.failures.row if stopped == "failing" else []
         return RunReport(stopped, self._completed, self._failed, self.failures.first if row else None, len(row))
 
     def _handle(self, events: Sequence[Event], giving_up: str | None = None) -> None:

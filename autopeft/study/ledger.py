@@ -13,7 +13,7 @@ from autopeft.errors import AutoPeftError, StudyError
 from autopeft.job import Job, Outcome
 from autopeft.redaction import redacted
 from autopeft.study.definition import StudyDefinition, library_versions
-from autopeft.study.failing import OWN_DOING
+from autopeft.study.failing import OWN_DOING, REFUSED
 from autopeft.study.folders import canonical
 from autopeft.study.limits import Terms
 from autopeft.study.outcomes import ended
@@ -23,7 +23,6 @@ from autopeft.trial import Cost, Failure, Proposal, Trial, TrialStatus, require_
 RETRIES = 2
 """How often a trial is run again after its worker vanished; once more and it counts as crashed."""
 
-REFUSED = "refused"
 SECONDS = "seconds"
 """Key in the detail of an event: how long an attempt at a trial kept a worker."""
 WORKED = "worked"
@@ -243,29 +242,38 @@ class Ledger:
         anew.
         """
         rows: Counter[int] = Counter()
-        for event in self._store.events(ALIKE):
-            rows.update(set(event.detail["trials"]))
+        waiting: set[int] = set()
+        for event in self._store.events():
+            if event.kind == ALIKE:
+                waiting |= set(event.detail["trials"])
+                rows.update(set(event.detail["trials"]) - set(event.detail.get(REFUSED, ())))
+            elif event.kind == TrialStatus.QUEUED:
+                waiting -= {event.trial}
         failed = [t for t in self._store.trials() if t.failure is not None and t.proposal.purpose != "final"]
         refused = [t for t in failed if t.failure and t.failure.kind == REFUSED]
-        in_a_row = [t for t in failed if rows[t.number] == 1 and t.failure and t.failure.kind not in OWN_DOING]
-        again = {t.number for t in in_a_row if not self._repeated(t.number)} | {t.number for t in refused}
+        in_a_row = [t for t in failed if t.number in waiting and rows[t.number] == 1]
+        again = {t.number for t in in_a_row if t.failure and t.failure.kind not in OWN_DOING}
+        again |= {t.number for t in refused}
         return [t for t in failed if t.number in again]
 
-    def _repeated(self, number: int) -> bool:
-        """Says whether a failed trial was queued again after it had failed."""
-        kinds = [event.kind for event in self._store.events(trial=number)]
-        return "queued" in kinds[kinds.index("failed") :] if "failed" in kinds else False
+    def repeat(self, detail: Mapping[str, Any]) -> frozenset[int]:
+        """Queues every repeatable trial again, without its failure.
 
-    def repeat(self, detail: Mapping[str, Any]) -> list[int]:
-        """Queues every repeatable trial again, without its failure; returns their numbers."""
+        Returns:
+            Those that had been refused while others of their run were not: their own needs may be the cause, so they
+            shall be tried after all others.
+        """
         found = self.repeatable()
         for trial in found:
             self._store.advance(Trial(trial.number, trial.proposal), detail=detail)
-        return [trial.number for trial in found]
+        stopped = {number for event in self._store.events(ALIKE) for number in event.detail["trials"]}
+        alone = [t for t in found if t.failure and t.failure.kind == REFUSED and t.number not in stopped]
+        return frozenset(t.number for t in alone)
 
-    def note_alike(self, numbers: Sequence[int]) -> None:
-        """Records that a run was stopped since these trials failed in a row."""
-        self._store.note(ALIKE, detail={"trials": list(numbers)})
+    def note_alike(self, row: Sequence[Trial]) -> None:
+        """Records that a run was stopped since these trials failed in a row, and which of them were refused."""
+        refused = [t.number for t in row if t.failure and t.failure.kind == REFUSED]
+        self._store.note(ALIKE, detail={"trials": [t.number for t in row], REFUSED: refused})
 
     def note_remote_code(self) -> None:
         """Records that a run was allowed to run code that comes with the backbone."""

@@ -78,6 +78,14 @@ class Terms:
         return self.resources if isinstance(self.resources, Resources) else self.resources(configuration)
 
 
+@dataclass(frozen=True)
+class _Running:
+    """When a trial began, by the monotonic clock, and how many of its seconds have been charged."""
+
+    since: float
+    charged: float = 0.0
+
+
 class Allowance:
     """What is left of the limits while a run goes on, by the monotonic clock: a clock that is set changes nothing.
 
@@ -91,21 +99,25 @@ class Allowance:
     def __init__(self, limits: Limits, spent: float, attempts: int, stop_file: Path) -> None:
         self._limits, self._spent, self._attempts, self._stop_file = limits, spent, attempts, stop_file
         self._began = self._charged = time.monotonic()
-        self._since: dict[int, float | None] = {}
+        self._ended = spent  # of attempts that have ended
+        self._running: dict[int, _Running | None] = {}
 
     def expect(self, number: int) -> None:
         """Reckons with a trial that waits for a worker; waiting costs nothing."""
-        self._since[number] = None
+        self._running[number] = None
 
     def begin(self, number: int) -> None:
         """Counts the time of a trial from now, since a worker has begun it."""
-        self._since[number] = time.monotonic()
+        self._running[number] = _Running(time.monotonic())
 
     def end(self, number: int) -> float:
         """Ends the count of a trial; returns its seconds since they were last charged."""
-        since = self._since.pop(number, None)
-        seconds = 0.0 if since is None else time.monotonic() - since
+        running = self._running.pop(number, None)
+        if running is None:
+            return 0.0
+        seconds = time.monotonic() - running.since - running.charged
         self._spent += seconds
+        self._ended += seconds + running.charged
         self._attempts += 1
         return seconds
 
@@ -118,8 +130,11 @@ class Allowance:
         if now - self._charged < CHARGE_SECONDS:
             return 0.0
         self._charged = now
-        seconds = sum(now - since for since in self._since.values() if since is not None)
-        self._since = {number: None if since is None else now for number, since in self._since.items()}
+        seconds = 0.0
+        for number, running in self._running.items():
+            if running is not None:
+                seconds += now - running.since - running.charged
+                self._running[number] = _Running(running.since, now - running.since)
         self._spent += seconds
         return seconds
 
@@ -132,8 +147,8 @@ class Allowance:
         if self._stop_file.exists():
             return "stop file"
         now, limits = time.monotonic(), self._limits
-        mean = self._spent / self._attempts if self._attempts else 0.0
-        running = sum(mean if since is None else max(now - since, mean) for since in self._since.values())
+        mean = self._ended / self._attempts if self._attempts else 0.0
+        running = sum(mean if r is None else max(now - r.since, mean) - r.charged for r in self._running.values())
         past = limits.seconds is not None and now - self._began >= limits.seconds
         paid = limits.worker_seconds is not None and self._spent + running >= limits.worker_seconds
         return "budget" if past or paid else None

@@ -40,17 +40,17 @@ class Runner:
 
     def search(self, workers: int, executor: ExecutorChoice | None, watch: Watch | None, terms: Terms) -> RunReport:
         """Trains baselines and search trials until the total is reached (see `Study.run`)."""
-
-        def following(free: int, running: int) -> list[Trial]:
-            return self._following(free, running, terms.synchronous)
-
         with_executor = self._prepared(workers, executor, terms)
         try:
             self._ledger.requeue_all({"reason": "it is run again"})
-            self._ledger.repeat({"reason": "it failed by what surrounds it and is tried again"})
+            late = self._ledger.repeat({"reason": "it failed by what surrounds it and is tried again"})
             self._ledger.add(baseline_proposals(self._definition, self._store.trials()))
-            ahead = {} if terms.synchronous else {"ahead": self._ahead}
-            report = self._drive(following, with_executor, watch, terms, **ahead)
+
+            def following(free: int, running: int) -> list[Trial]:
+                return self._following(free, running, terms.synchronous, late)
+
+            ahead = _nothing if terms.synchronous else self._ahead
+            report = self._drive(following, with_executor, watch, terms, ahead, late)
         finally:
             if with_executor is not executor:
                 with_executor.close()
@@ -82,7 +82,7 @@ class Runner:
             def following(free: int, running: int) -> list[Trial]:  # noqa: ARG001 - it does not matter who runs
                 return [t for t in self._queued() if t.number in numbers][:free]
 
-            report = self._drive(following, with_executor, watch, terms)
+            report = self._drive(following, with_executor, watch, terms, _nothing)
         finally:
             if with_executor is not executor:
                 with_executor.close()
@@ -121,7 +121,8 @@ class Runner:
         executor: Executor,
         watch: Watch | None,
         terms: Terms,
-        ahead: Ahead = lambda most: None,
+        ahead: Ahead,
+        late: frozenset[int] = frozenset(),
     ) -> RunReport:
         if terms.trust_remote_code:
             self._ledger.note_remote_code()
@@ -129,15 +130,16 @@ class Runner:
         if terms.resources is None and definition.texts:
             terms = replace(terms, resources=resources_of(definition.setting, definition.texts))
         allowance = Allowance(terms.limits, *self._ledger.spent(), self._store.folder / STOP_FILE)
-        return drive(self._ledger, following, executor, watch or _silent, terms, allowance, ahead)
+        return drive(self._ledger, following, executor, watch or _silent, terms, allowance, ahead, late)
 
-    def _following(self, free: int, running: int, synchronous: bool) -> list[Trial]:
-        """Returns the next trials of a search: what waits already, else new proposals while the total allows."""
-        waiting = self._waiting()[:free]
-        if waiting or (synchronous and running):
-            return waiting
+    def _following(self, free: int, running: int, synchronous: bool, late: frozenset[int]) -> list[Trial]:
+        """Returns the next trials of a search: what waits already, new proposals while the total allows, late ones."""
+        waiting = self._waiting()
+        first = [t for t in waiting if t.number not in late][:free]
+        if first or (synchronous and running):
+            return first
         missing = self._missing
-        return self.ask(min(free, missing)) if missing else []
+        return (self.ask(min(free, missing)) if missing else []) or waiting[:free]
 
     def _ahead(self, most: int) -> None:
         """Has new trials wait, up to `most`, once half of them are gone: several at once cost a searcher less each."""
@@ -159,6 +161,10 @@ class Runner:
     @property
     def _missing(self) -> int:
         return yet_to_propose(self._definition, self._store.trials())
+
+
+def _nothing(most: int) -> None:
+    """Stands for nothing that is proposed ahead."""
 
 
 def _silent(event: object, trial: Trial) -> None:

@@ -30,7 +30,7 @@ from autopeft.study.executors.base import (
 from autopeft.study.executors.inline import InlineExecutor
 from autopeft.study.failing import FAILING, FAILING_LATER
 from autopeft.study.ledger import REMOTE_CODE
-from autopeft.study.limits import STOP_FILE, Limits, Terms
+from autopeft.study.limits import STOP_FILE, Allowance, Limits, Terms
 from autopeft.study.study import Study
 from autopeft.trial import Cost, Failure, FailureKind, Trial, TrialStatus
 from tests.contracts import cheap_jobs, stepwise_jobs
@@ -136,6 +136,22 @@ def test_lost_attempts_are_paid_for(path: Path, clock: Clock) -> None:
     with Study.start(path, definition(trials=9)) as study:
         study.run(executor=Vanishing(clock), terms=Terms(Limits(worker_seconds=25.0)))
         assert seen == [0, 0, 1]
+
+
+def test_what_was_charged_already_is_not_reckoned_twice(path: Path, clock: Clock) -> None:
+    allowance = Allowance(Limits(worker_seconds=4 * 3600.0), 0.0, 0, path / STOP_FILE)
+    for number in range(4):
+        allowance.begin(number)
+    for _ in range(20):  # minutes
+        clock.now += 60.0
+        allowance.charge()
+    allowance.end(0)
+    # 80 minutes are spent, three trials may end at any moment: far from 4 hours.
+    assert allowance.over() is None
+    clock.now += 3000.0
+    assert allowance.over() is None  # 80 + 3 x 50 = 230 of 240 minutes
+    clock.now += 300.0
+    assert allowance.over() == "budget"
 
 
 def test_several_workers_exceed_the_time_of_workers_by_about_one_trial(path: Path, clock: Clock) -> None:
@@ -247,6 +263,58 @@ def test_what_fails_again_is_not_repeated_for_ever(path: Path) -> None:
         assert [r.stopped for r in reports] == ["failing", "failing", "failing", "finished", "finished"]
         assert [r.completed for r in reports] == [3, 0, 0, 7, 0]
         assert (study.begun, study.left) == (20, 0)
+
+
+def test_trials_that_alone_are_refused_come_last_and_stop_nothing(path: Path) -> None:
+    # Every third trial of the first run can never fit; the other runs try these again, after what is new.
+    def evaluate(job: Job, report: Report = SILENT) -> Outcome:
+        if job.number % 3 == 0 and job.number < 24:
+            raise InputError("it needs more memory than there is")
+        order.append(job.number)
+        return cheap_jobs.formula(job)
+
+    order: list[int] = []
+    with Study.start(path, definition(trials=24)) as study:
+        assert study.run(executor=InlineExecutor(evaluate)).failed == 8
+        report = study.run(executor=InlineExecutor(evaluate), trials=30)
+        assert (report.stopped, report.completed, report.failed) == ("finished", 6, 8)
+        assert order[-6:] == list(range(24, 30))
+        assert study.run(executor="inline").completed == 8
+
+
+def test_all_that_failed_together_are_repeated(path: Path) -> None:
+    class Together(Executor):
+        capacity = 64
+
+        def __init__(self) -> None:
+            self._jobs: list[Job] = []
+
+        def submit(self, job: Job, resources: Resources = ANY) -> None:
+            self._jobs.append(job)
+
+        def poll(self, timeout: float) -> list[Event]:
+            jobs, self._jobs = self._jobs, []
+            return [Failed(job.number, Failure("error", "the driver of the disk is gone")) for job in jobs]
+
+        def kill(self, number: int) -> None:
+            self._jobs = [job for job in self._jobs if job.number != number]
+
+        def close(self) -> None:
+            self._jobs.clear()
+
+    with Study.start(path, definition(trials=40)) as study:
+        report = study.run(executor=Together())
+        assert (report.stopped, report.failed, report.row) == ("failing", report.failed, report.failed)
+        assert len(study.repeatable) == report.failed >= 32
+        assert study.run(executor="inline").completed == 40
+
+
+def test_a_refusal_does_not_use_up_the_repeat_of_a_row(path: Path) -> None:
+    with Study.start(path, definition(trials=5)) as study:
+        assert study.run(executor=alike("refused")).stopped == "failing"
+        assert study.run(executor=alike("error")).stopped == "failing"
+        assert len(study.repeatable) == 5
+        assert study.run(executor="inline").completed == 5
 
 
 def test_trials_that_diverged_alike_are_not_repeated(path: Path) -> None:

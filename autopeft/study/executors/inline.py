@@ -46,6 +46,7 @@ class InlineExecutor(Executor):
         self._evaluate = evaluate
         self._waiting: deque[Job] = deque()
         self._running: _Collected | None = None
+        self._inside = False
         self._events: list[Event] = []
 
     @property
@@ -70,7 +71,7 @@ class InlineExecutor(Executor):
         return events
 
     def stop(self, number: int) -> None:
-        if self._running is not None and self._running.number == number:
+        if self._inside and self._running is not None and self._running.number == number:
             self._running.asked = True
         elif any(job.number == number for job in self._waiting):
             self._withdraw(number)
@@ -86,13 +87,14 @@ class InlineExecutor(Executor):
         self._running = None
 
     def _run(self, job: Job, report: _Collected) -> None:
-        cost = measure()
+        cost, self._inside = measure(), True
         try:
             ended = perform(self._evaluate, job, report)
         except BaseException as error:
             ended = Lost(job.number, f"it was interrupted by {type(error).__name__}", cost=cost())
             raise
         finally:
+            self._inside = False
             self._withdraw(job.number)
             self._events.append(ended)
 
