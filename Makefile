@@ -6,7 +6,7 @@
 #   WORKERS=4 make test            test processes (default 2), one torch thread each
 #   TESTS=tests/unit make test     a part of the tests
 #   OUT=DIR make demo              where the demo writes (default demo-out)
-#   FAULTS=short make test-faults  a few tries of each fault (default full: about 12 minutes)
+#   FAULTS=short make test-faults  a few tries of each fault (default full: about 13 minutes)
 #   FUZZ_SECONDS=3600 make fuzz    how long (default 480); READER=archives alone
 
 PYTHON ?= python3

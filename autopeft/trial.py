@@ -52,7 +52,6 @@ class TrialStatus(StrEnum):
         queued -> running -> completed | pruned | failed
         running -> interrupted -> queued            (its process died or was stopped; it is run again with the same
                                                       seed, from its last checkpoint)
-        queued -> interrupted                        (dropped on purpose)
         failed -> queued                             (its surroundings failed it, not its configuration: missing data,
                                                       an absent backbone; the next run tries it again, same seed)
 
@@ -73,7 +72,7 @@ class TrialStatus(StrEnum):
 
 
 TRANSITIONS: Mapping[TrialStatus, frozenset[TrialStatus]] = {
-    TrialStatus.QUEUED: frozenset({TrialStatus.RUNNING, TrialStatus.INTERRUPTED}),
+    TrialStatus.QUEUED: frozenset({TrialStatus.RUNNING}),
     TrialStatus.RUNNING: frozenset(
         {TrialStatus.COMPLETED, TrialStatus.PRUNED, TrialStatus.FAILED, TrialStatus.INTERRUPTED}
     ),

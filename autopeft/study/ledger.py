@@ -115,8 +115,9 @@ class Ledger:
     def tell_all(self, endings: Sequence[Ended]) -> list[Trial]:
         """Records how queued or running trials ended: their folders first, then, in one transaction, their states.
 
-        Killed between the two, the trials are still running in the database: they are run again and replace the
-        folders. Where the disk refuses some, the others are recorded before the error is raised.
+        Killed between the two, the trials are still running in the database: the next opening completes those that were
+        completed from their folders, and the others are run again. Where the disk refuses some, the rest is recorded
+        before the error is raised.
 
         Args:
             endings: Distinct trials.

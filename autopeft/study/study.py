@@ -240,8 +240,8 @@ class Study:
 
     @property
     def damaged(self) -> tuple[Damage, ...]:
-        """Records that could not be trusted when the study was opened, by name."""
-        return self._store.damaged
+        """Records and checkpoints that could not be trusted since the study was opened, by name."""
+        return (*self._store.damaged, *self._store.checkpoints.damaged)
 
     @property
     def begun(self) -> int:

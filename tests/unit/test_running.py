@@ -377,6 +377,18 @@ def test_a_trial_that_gets_on_between_losses_is_not_what_kills_its_workers(path:
         assert [e.kind for e in study.events if e.trial == 0].count("interrupted") == 6
 
 
+def test_a_damaged_checkpoint_is_named_and_its_trial_begins_anew(path: Path, log: Path) -> None:
+    with Study.start(path, definition(trials=1, evaluate=f"{STEPWISE}:stepwise")) as study:
+        (trial,) = study.ask()
+        study.begin(trial.number)
+        study._ledger.keep(trial.number, {"steps": b"3"})
+    (path / "checkpoints" / "0000" / "steps").write_bytes(b"5")
+    with Study.open(path, trust_evaluate=True) as study:
+        assert study.run(executor="inline").completed == 1
+        assert len(study.damaged) == 1
+    assert steps_logged(log) == {0: list(range(STEPS))}
+
+
 def test_a_checkpoint_that_cannot_be_written_is_told_once_and_costs_nothing_else(path: Path) -> None:
     class Outside(Timed):
         def poll(self, timeout: float) -> list[Event]:
