@@ -79,8 +79,14 @@ def folder(cluster: Any) -> Path:
 @pytest.fixture
 def make(cluster: Any) -> Iterator[Make]:
     """Makes executors that use a connection this process has, as a program of Ray's would."""
-    if not ray.is_initialized():
-        ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
+    for attempt in range(3):  # a cluster that has just lost a node may not answer at once
+        try:
+            if not ray.is_initialized():
+                ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
+            break
+        except ConnectionError:
+            if attempt == 2:
+                raise
     yield from closing(lambda job, workers, options: RayExecutor(job, workers, **options))
 
 
