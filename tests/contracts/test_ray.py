@@ -12,9 +12,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import pytest
 
@@ -46,25 +47,68 @@ globals().update({name: test for name, test in vars(contract).items() if name.st
 pytestmark = pytest.mark.xdist_group("ray")  # one process of a parallel run starts the cluster
 
 
+@final
+class Shared:
+    """A cluster of two nodes with one CPU each, both on this machine; another takes its place where it fails."""
+
+    def __init__(self) -> None:
+        self._cluster: Any = None
+
+    def answering(self) -> Any:
+        """Returns a cluster to which this process is connected.
+
+        A starved machine can lose a node of Ray's for good. That is no matter of the test which comes next.
+        """
+        if self._cluster is not None and ray.is_initialized():
+            return self._cluster
+        for attempt in range(3):
+            if self._cluster is None:
+                self._cluster = started()
+            try:
+                ray.init(self._cluster.address, log_to_driver=False, logging_level="ERROR")
+                return self._cluster
+            except ConnectionError as error:
+                self.close()
+                if attempt == 2:
+                    raise
+                warnings.warn(f"a new cluster for the tests: {error} ({error.__cause__})", stacklevel=1)
+        raise AssertionError
+
+    def close(self) -> None:
+        ray.shutdown()
+        if self._cluster is not None:
+            self._cluster.shutdown()
+        self._cluster = None
+
+
+def started() -> Any:
+    from ray.cluster_utils import Cluster
+
+    _read_settings(ray)
+    head = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
+    # A node that does not answer is given up after 5 s here; Ray's own value is 15 s.
+    made = Cluster(True, head_node_args={**head, "_system_config": {"health_check_period_ms": 1000}})
+    made.add_node(num_cpus=1, object_store_memory=STORE)
+    return made
+
+
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A cluster of two nodes with one CPU each, both on this machine, that asks for a token."""
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """What asks for a token and starts clusters that do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", TOKEN)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("CLUSTER_JOBS", str(tmp_path_factory.mktemp("cluster")))
         patch.delenv("RAY_ADDRESS", raising=False)
-        from ray.cluster_utils import Cluster
+        with contextlib.closing(Shared()) as clusters:
+            yield clusters
 
-        _read_settings(ray)
-        head = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
-        # A node that does not answer is given up after 5 s here; Ray's own value is 15 s.
-        made = Cluster(True, head_node_args={**head, "_system_config": {"health_check_period_ms": 1000}})
-        made.add_node(num_cpus=1, object_store_memory=STORE)
-        yield made
-        ray.shutdown()
-        made.shutdown()
+
+@pytest.fixture
+def cluster(shared: Shared) -> Any:
+    """The cluster, with a connection of this process to it."""
+    return shared.answering()
 
 
 @pytest.fixture
@@ -79,14 +123,6 @@ def folder(cluster: Any) -> Path:
 @pytest.fixture
 def make(cluster: Any) -> Iterator[Make]:
     """Makes executors that use a connection this process has, as a program of Ray's would."""
-    for attempt in range(3):  # a cluster that has just lost a node may not answer at once
-        try:
-            if not ray.is_initialized():
-                ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
-            break
-        except ConnectionError:
-            if attempt == 2:
-                raise
     yield from closing(lambda job, workers, options: RayExecutor(job, workers, **options))
 
 

@@ -165,7 +165,8 @@ class Cluster:
                 what = f"the Ray cluster at {address} refuses us: the token is missing or wrong"
                 raise InputError(what, where="address", cure=_TOKEN) from error
             except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-                what = f"cannot join the Ray cluster '{address}': {str(error).strip().splitlines()[0][:300]}"
+                reasons = [str(reason).strip().partition("\n")[0] for reason in (error, error.__cause__) if reason]
+                what = f"cannot join the Ray cluster '{address}': {'; '.join(reasons)[:300]}"
                 raise InputError(what, where="address", cure=_START) from error
 
     def _initialise(self, address: str, **options: Any) -> None:
