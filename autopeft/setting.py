@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
-from autopeft.errors import InputError
+from autopeft.errors import InputError, nearest
 from autopeft.families import DEMO_SHA256, fingerprint, locate, read_config, shape_of
 from autopeft.heads.spec import Head
 from autopeft.redaction import refuse_secrets
 from autopeft.shapes import BackboneShape
 from autopeft.tasks.base import TaskSource
 from autopeft.untrusted import require_form
+
+Precision = Literal["float32", "bfloat16"]
 
 _SOURCE_FORM = {
     **dict.fromkeys(("train", "text", "label", "kind?"), str),
@@ -38,6 +40,8 @@ FORM = {
     "recipe": {
         **dict.fromkeys(("batch_size?", "max_length?", "threads?"), int),
         **dict.fromkeys(("weight_decay?", "warmup?", "clip?", "dropout?"), float),
+        "precision?": str,
+        **dict.fromkeys(("cache?", "gradient_checkpointing?", "four_bit?"), bool),
     },
 }
 """What `Setting.to_dict` looks like (`autopeft.untrusted.require_form`)."""
@@ -108,6 +112,12 @@ class Recipe:
         clip: Largest norm of the gradient, over all trained parameters.
         dropout: Dropout probability everywhere in the backbone while training; 0 turns it off.
         threads: Threads of one trial; stored with the study since float sums depend on it.
+        precision: Number format of the frozen part's matrix products: "float32", or "bfloat16" where the processor or
+            the GPU has instructions for it. Trained weights, sums, norms and attention stay in float32.
+        cache: Whether hidden states below the lowest inserted layer are computed once and kept between epochs and
+            trials.
+        gradient_checkpointing: Whether each layer is computed again in the backward pass instead of being kept.
+        four_bit: Whether the frozen Linears are held in 4 bits (NF4, arXiv 2305.14314); needs a GPU.
     """
 
     batch_size: int = 32
@@ -117,6 +127,10 @@ class Recipe:
     clip: float = 1.0
     dropout: float = 0.0
     threads: int = 1
+    precision: Precision = "float32"
+    cache: bool = False
+    gradient_checkpointing: bool = False
+    four_bit: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_length", "threads"):
@@ -129,6 +143,18 @@ class Recipe:
         for name in ("warmup", "dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise InputError(f"{getattr(self, name)} is not a share", where=f"training.{name}", cure="use 0 to 1")
+        if self.precision not in get_args(Precision):
+            cure = nearest(str(self.precision), get_args(Precision))
+            raise InputError(f"unknown precision '{self.precision}'", where="training.precision", cure=cure)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a JSON-able form.
+
+        Choices that came after the first release of the format are left out where they are not made: studies from
+        before keep their identity.
+        """
+        later = {"precision": "float32", "cache": False, "gradient_checkpointing": False, "four_bit": False}
+        return {name: value for name, value in vars(self).items() if name not in later or value != later[name]}
 
 
 @dataclass(frozen=True)
@@ -173,7 +199,7 @@ class Setting:
             "task": dict(self.task),
             "rows": {name: list(rows) for name, rows in self.rows.items()},
             "head": self.head.to_dict(),
-            "recipe": vars(self.recipe).copy(),
+            "recipe": self.recipe.to_dict(),
         }
 
     @staticmethod

@@ -16,7 +16,7 @@ from autopeft.untrusted import require_form
 Direction = Literal["maximize", "minimize"]
 Purpose = Literal["search", "baseline", "final"]
 
-BUDGET_FORM = {"examples": int, "epochs": int}
+BUDGET_FORM = {"examples": int, "epochs": int, "share?": float}
 NOTE_FORM = {"name?": str, "of?": int, "splits?": [str], ...: object}
 DETAIL_FORM = {
     "curve?": [(float, None)],
@@ -97,16 +97,30 @@ class Budget:
     Attributes:
         examples: Number of training examples used (0: all of them).
         epochs: Passes over them.
+        share: Part of the optimiser steps after which it is left, above 0 and at most 1. The learning rate follows the
+            schedule of all of them, so a trial that goes on from there later is the trial that was never left.
     """
 
     examples: int
     epochs: int
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         if self.examples < 0:
             raise InputError(f"{self.examples} examples", where="training.examples", cure="use 0 for all of them")
         if self.epochs < 1:
             raise InputError(f"{self.epochs} epochs train nothing", where="training.epochs", cure="use 1 or more")
+        if not 0.0 < self.share <= 1.0:
+            raise InputError(f"{self.share} is no part of a budget", where="budget.share", cure="use 0.25, or 1")
+
+    @property
+    def full(self) -> bool:
+        """Whether it is left only at its end."""
+        return self.share == 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a JSON-able form; without `share` where it is all, as in studies from before there were parts."""
+        return {"examples": self.examples, "epochs": self.epochs, **({} if self.full else {"share": self.share})}
 
 
 @dataclass(frozen=True)
@@ -211,7 +225,7 @@ class Proposal:
         return {
             **vars(self),
             "configuration": self.configuration.to_dict(),
-            "budget": vars(self.budget).copy(),
+            "budget": self.budget.to_dict(),
             "note": dict(self.note),
         }
 

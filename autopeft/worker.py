@@ -32,6 +32,7 @@ from autopeft.training.loop import StepDone, predict, train
 from autopeft.training.probe import features, fit_probe
 from autopeft.training.random_states import seed_all
 from autopeft.training.schedule import Schedule
+from autopeft.training.sources import Texts
 from autopeft.training.state import State, require_fit, trained_parameters
 from autopeft.untrusted import visible
 
@@ -132,7 +133,7 @@ def evaluate(job: Job, report: Report = SILENT) -> Outcome:
         curve = _fit(job, loaded, injection, head, _Course(job, report, meter))
         spent = meter.read()
         report.progress("scoring")
-        outputs = {name: _finite(predict(loaded.model, head, loaded.split(name)), name) for name in job.splits}
+        outputs = {name: _finite(predict(Texts(loaded.model, loaded.split(name)), head), name) for name in job.splits}
         scores = {name: score(loaded.task, name, found) for name, found in outputs.items()}
         adapter = _adapter(job, loaded, injection, head, scores)
     finally:
@@ -246,7 +247,8 @@ def _fit(job: Job, loaded: Loaded, injection: Injection, head: HeadLayer, course
     if not job.configuration.placements and head.dense is None:
         course.report.progress("fitting the frozen probe")
         chosen = torch.from_numpy(rows)
-        curve = [fit_probe(head, features(loaded.model, head, tokens)[chosen], tokens.targets[chosen], job.seed)]
+        found = features(Texts(loaded.model, tokens), head)
+        curve = [fit_probe(head, found[chosen], tokens.targets[chosen], job.seed)]
     else:
         curve = _epochs(job, loaded, injection, head, tokens, rows, course)
     with torch.no_grad():
@@ -274,7 +276,7 @@ def _epochs(
     state = course.begin(injection, head, schedule)
     curve = list(state.curve) if state is not None else []
     for event in train(
-        loaded.model, injection, head, tokens, recipe, rows=rows, epochs=epochs, seed=job.seed, state=state
+        Texts(loaded.model, tokens), injection, head, recipe, rows=rows, epochs=epochs, seed=job.seed, state=state
     ):
         if isinstance(event, StepDone):
             course.follow(event, schedule)
@@ -293,8 +295,8 @@ def _adapter(job: Job, loaded: Loaded, injection: Injection, head: HeadLayer, sc
         "counts": {**vars(count), "head": job.setting.head.count(backbone.shape.width, task.outputs)},
         "trial": job.number,
         "seed": job.seed,
-        "budget": vars(job.budget).copy(),
-        "recipe": vars(job.setting.recipe).copy(),
+        "budget": job.budget.to_dict(),
+        "recipe": job.setting.recipe.to_dict(),
         "task_fingerprint": task.fingerprint,
         "versions": {name: version(name) for name in ("torch", "transformers")},
         **({"remote_code": True} if loaded.remote_code else {}),

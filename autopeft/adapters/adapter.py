@@ -24,7 +24,7 @@ from autopeft.heads.layer import HeadLayer
 from autopeft.heads.spec import Head
 from autopeft.setting import Backbone, describe_backbone
 from autopeft.tasks.base import Examples
-from autopeft.training import predict, tokenise
+from autopeft.training import Texts, predict, tokenise
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Adapter:
             raise InputError(f"{len(texts)} texts but {len(second)} second texts", cure="give one pair per text")
         examples = Examples(tuple(texts), second, np.zeros(len(texts), dtype=np.int64))
         with self.attached(model) as head:
-            outputs = predict(model, head, tokenise(tokenizer, examples, self.max_length))
+            outputs = predict(Texts(model, tokenise(tokenizer, examples, self.max_length)), head)
         if not self.labels:
             return Predictions((), outputs)
         shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))

@@ -113,6 +113,10 @@ class TrainingSettings(_Section):
     clip: float = Field(default=1.0, gt=0.0)
     dropout: float = 0.0
     threads: int = 1
+    precision: str = "float32"
+    cache: StrictBool = True
+    gradient_checkpointing: StrictBool = False
+    four_bit: StrictBool = False
 
 
 class Settings(_Section):

@@ -117,7 +117,10 @@ def _facts(summary: Summary) -> Sequence[tuple[str, str]]:
     columns = f"“{d.text}”" + (f" and “{d.text_pair}”" if d.text_pair else "") + f" → “{d.label}”"
     amount = f"{numbers.count(d.examples)} training examples" if d.examples else "all training examples"
     sizes = ", ".join(f"{name} {numbers.count(size)}" for name, size in d.sizes.items())
-    recipe = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in d.recipe.items())
+    recipe = ", ".join(
+        f"{key.replace('_', ' ')} {value if isinstance(value, str) else format(value, 'g')}"
+        for key, value in d.recipe.items()
+    )
     return [
         ("backbone", f"{d.backbone} ({d.family}, {numbers.count(d.backbone_parameters)} parameters)"),
         ("weights", f"SHA-256 {d.backbone_sha256[:16]}…"),

@@ -135,7 +135,7 @@ def definition_facts(definition: StudyDefinition) -> DefinitionFacts:
         searcher_options=searcher["options"],
         seed=definition.seed,
         trials=definition.trials,
-        recipe=vars(setting.recipe).copy(),
+        recipe=setting.recipe.to_dict(),
         versions=dict(definition.versions),
     )
 

@@ -191,7 +191,7 @@ class StudyDefinition:
             "trials": self.trials,
             "objectives": list(self.objectives),
             "constraints": dict(self.constraints),
-            "budget": vars(self.budget).copy(),
+            "budget": self.budget.to_dict(),
             "seed": self.seed,
             "baselines": [{"name": name, "configuration": c.to_dict()} for name, c in self.baselines],
             "evaluate": self.evaluate,

@@ -2,5 +2,6 @@
 
 from autopeft.training.batches import Tokens, tokenise
 from autopeft.training.loop import EpochDone, StepDone, predict, train
+from autopeft.training.sources import Source, Texts
 
-__all__ = ["EpochDone", "StepDone", "Tokens", "predict", "tokenise", "train"]
+__all__ = ["EpochDone", "Source", "StepDone", "Texts", "Tokens", "predict", "tokenise", "train"]

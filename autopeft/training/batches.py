@@ -14,19 +14,6 @@ from autopeft.tasks.base import Examples
 
 
 @dataclass(frozen=True)
-class Batch:
-    """One batch, padded to its longest text.
-
-    Attributes:
-        inputs: Keyword arguments of the backbone; "attention_mask" is among them. Each of shape (batch, tokens).
-        targets: Class indices or numbers, shape (batch,).
-    """
-
-    inputs: dict[str, torch.Tensor]
-    targets: torch.Tensor
-
-
-@dataclass(frozen=True)
 class Tokens:
     """One split, tokenised: all texts end to end in contiguous tensors.
 
@@ -52,20 +39,32 @@ class Tokens:
         """Tokens per text, shape (n,)."""
         return np.diff(self.starts)
 
-    def batch(self, rows: NDArray[np.int64]) -> Batch:
-        """Returns the texts at `rows` as one padded batch."""
-        length = int(self.lengths[rows].max())
-        ids = torch.full((len(rows), length), self.pad)
-        mask = torch.zeros((len(rows), length), dtype=torch.long)
-        types = None if self.types is None else torch.zeros_like(ids)
-        for i, row in enumerate(rows):
-            start, stop = int(self.starts[row]), int(self.starts[row + 1])
-            ids[i, : stop - start] = self.ids[start:stop]
-            mask[i, : stop - start] = 1
-            if types is not None and self.types is not None:
-                types[i, : stop - start] = self.types[start:stop]
-        inputs = {"input_ids": ids, "attention_mask": mask}
-        return Batch(inputs if types is None else {**inputs, "token_type_ids": types}, self.targets[rows])
+    def inputs(self, rows: NDArray[np.int64]) -> dict[str, torch.Tensor]:
+        """Returns the texts at `rows` padded to the longest: keyword arguments of the backbone, each (batch, tokens).
+
+        "attention_mask" is among them.
+        """
+        places, mask = self.places(rows)
+        found = {"input_ids": self.ids[places].masked_fill_(~mask, self.pad), "attention_mask": mask.long()}
+        if self.types is not None:
+            found["token_type_ids"] = self.types[places].masked_fill_(~mask, 0)
+        return found
+
+    def places(self, rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns where the tokens of a padded batch lie in the split, and which of them are no padding.
+
+        Args:
+            rows: Texts of the batch, in order.
+
+        Returns:
+            Offsets into `ids`, int64, shape (batch, tokens), at padding those of some other token; and a mask, bool, of
+            the same shape.
+        """
+        lengths = self.lengths[rows]
+        steps = np.arange(int(lengths.max()))
+        mask = steps < lengths[:, None]
+        places = np.where(mask, self.starts[rows][:, None] + steps, 0)
+        return torch.from_numpy(places), torch.from_numpy(mask)
 
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, examples: Examples, max_length: int) -> Tokens:

@@ -47,7 +47,7 @@ def identity_of(job: Job) -> dict[str, Any]:
     return {
         "configuration": job.configuration.id,
         "seed": job.seed,
-        "budget": vars(job.budget).copy(),
+        "budget": job.budget.to_dict(),
         "setting": hashlib.sha256(setting.encode()).hexdigest(),
         "remote_code": job.trust_remote_code,
         "versions": {"autopeft": __version__, **{n: version(n) for n in ("numpy", "torch", "transformers")}},

@@ -11,15 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedModel
 
 from autopeft.backbones import Injection
 from autopeft.errors import FailureKind, TrainingError
 from autopeft.heads.layer import HeadLayer
 from autopeft.setting import Recipe
-from autopeft.training.batches import Batch, Tokens, bucketed, by_length
+from autopeft.training.batches import bucketed, by_length
 from autopeft.training.random_states import random_states
 from autopeft.training.schedule import Schedule
+from autopeft.training.sources import Source
 from autopeft.training.state import State, restore, tensors_of, trained_parameters
 
 
@@ -54,29 +54,29 @@ class EpochDone:
 
 
 def train(
-    model: PreTrainedModel,
+    source: Source,
     injection: Injection,
     head: HeadLayer,
-    tokens: Tokens,
     recipe: Recipe,
     *,
     rows: NDArray[np.int64],
     epochs: int,
     seed: int,
     state: State | None = None,
+    until: int | None = None,
 ) -> Iterator[StepDone | EpochDone]:
     """Trains the injected modules and the head in place with AdamW, linear warm-up and linear decay.
 
     Args:
-        model: The backbone the modules sit in.
+        source: The training split, read through the backbone that the modules sit in.
         injection: The modules; their configuration gives the learning rates.
         head: The task head.
-        tokens: The tokenised training split.
         recipe: How to train.
         rows: Training rows to use.
         epochs: Passes over them.
         seed: Controls the order of the data (fresh weights were drawn before, dropout uses torch's generator).
-        state: Where to go on from, with all other arguments as they were then; None: from the first step.
+        state: Where to go on from, with all other arguments but `until` as they were then; None: from the first step.
+        until: Step after which to leave, for a run that may go on later; None: the last one.
 
     Yields:
         One event per step and per epoch, from `state` on.
@@ -95,13 +95,17 @@ def train(
         tensors = tensors_of(trained, optimizer)
         return State(schedule, epoch, done, tuple(curve), summed, order, tensors, random_states())
 
-    set_dropout(model, recipe.dropout)
+    last = schedule.total if until is None else until
+    set_dropout(source.model, recipe.dropout)
     for epoch in range(first, epochs + 1):
         order = rng.bit_generator.state
-        for chosen in bucketed(tokens, rows, recipe.batch_size, rng)[done:]:
+        for chosen in bucketed(source.tokens, rows, recipe.batch_size, rng)[done:]:
             step = (epoch - 1) * schedule.per_epoch + done
+            if step >= last:
+                source.model.eval()
+                return
             _set_rates(optimizer, schedule.share(step))
-            loss = _loss(model, head, tokens.batch(chosen))
+            loss = _loss(source, head, chosen)
             value = _finite(loss.item(), step, schedule.total)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -112,7 +116,7 @@ def train(
         curve.append(summed / len(rows))
         yield EpochDone(epoch, curve[-1], epoch * schedule.per_epoch)
         done, summed = 0, 0.0
-    model.eval()
+    source.model.eval()
 
 
 def _set_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
@@ -120,9 +124,9 @@ def _set_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
         group["lr"] = group["peak"] * share
 
 
-def _loss(model: PreTrainedModel, head: HeadLayer, batch: Batch) -> torch.Tensor:
-    hidden = model(**batch.inputs).last_hidden_state
-    return loss_of(head(hidden, batch.inputs["attention_mask"]), batch.targets)
+def _loss(source: Source, head: HeadLayer, rows: NDArray[np.int64]) -> torch.Tensor:
+    hidden = source.hidden(rows)
+    return loss_of(head(hidden.last, hidden.mask), source.tokens.targets[rows].to(source.device))
 
 
 def _finite(loss: float, step: int, total: int) -> float:
@@ -146,21 +150,19 @@ def loss_of(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def predict(model: PreTrainedModel, head: HeadLayer, tokens: Tokens, size: int = 64) -> NDArray[np.float32]:
+def predict(source: Source, head: HeadLayer, size: int = 64) -> NDArray[np.float32]:
     """Returns the outputs for every text, shape (n, outputs), in the order of the split.
 
     Args:
-        model: The backbone with its modules, in evaluation mode.
+        source: The split, read through the backbone with its modules.
         head: The task head.
-        tokens: The tokenised split.
         size: Texts per batch; batches are cut by length.
     """
-    model.eval()
-    outputs = np.zeros((len(tokens), head.output.out_features), dtype=np.float32)
-    for rows in by_length(tokens, size):
-        batch = tokens.batch(rows)
-        hidden = model(**batch.inputs).last_hidden_state
-        outputs[rows] = head(hidden, batch.inputs["attention_mask"]).float().numpy()
+    source.model.eval()
+    outputs = np.zeros((len(source.tokens), head.output.out_features), dtype=np.float32)
+    for rows in by_length(source.tokens, size):
+        hidden = source.hidden(rows)
+        outputs[rows] = head(hidden.last, hidden.mask).float().cpu().numpy()
     return outputs
 
 

@@ -9,29 +9,27 @@ from typing import Final
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from autopeft.heads.layer import HeadLayer
-from autopeft.training.batches import Tokens, by_length
+from autopeft.training.batches import by_length
 from autopeft.training.loop import loss_of
+from autopeft.training.sources import Source
 
 PENALTIES: Final = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """L2 penalties tried; the one with the lowest loss on a held-back fifth of the training data is taken."""
 
 
 @torch.no_grad()
-def features(model: PreTrainedModel, head: HeadLayer, tokens: Tokens, size: int = 64) -> torch.Tensor:
+def features(source: Source, head: HeadLayer, size: int = 64) -> torch.Tensor:
     """Returns what the head's output Linear reads for every text, shape (n, width), float64.
 
     Cost: one forward pass over the split.
     """
-    model.eval()
-    rows_of_batches = by_length(tokens, size)
-    found = torch.zeros(len(tokens), head.output.in_features, dtype=torch.float64)
-    for rows in rows_of_batches:
-        batch = tokens.batch(rows)
-        hidden = model(**batch.inputs).last_hidden_state
-        found[torch.from_numpy(rows)] = head.features(hidden, batch.inputs["attention_mask"]).double()
+    source.model.eval()
+    found = torch.zeros(len(source.tokens), head.output.in_features, dtype=torch.float64)
+    for rows in by_length(source.tokens, size):
+        hidden = source.hidden(rows)
+        found[torch.from_numpy(rows)] = head.features(hidden.last, hidden.mask).double().cpu()
     return found
 
 

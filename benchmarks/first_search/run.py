@@ -76,7 +76,7 @@ def row(trial: Trial, name: str) -> dict[str, Any]:
         "configuration": trial.configuration.to_dict(),
         "description": describe(trial.configuration),
         "seed": trial.proposal.seed,
-        "budget": vars(trial.proposal.budget),
+        "budget": trial.proposal.budget.to_dict(),
         "status": str(trial.status),
         "quality": trial.objectives.get("quality"),
         "scores": dict(trial.detail.get("scores", {})),

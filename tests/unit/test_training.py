@@ -34,6 +34,7 @@ from autopeft.shapes import Slot
 from autopeft.training.batches import Tokens, bucketed, by_length
 from autopeft.training.loop import EpochDone, predict, train
 from autopeft.training.probe import PENALTIES, fit_probe
+from autopeft.training.sources import Texts
 from autopeft.trial import Budget
 from tests import models
 from tests.unit.test_adapters import WORDS, backbone
@@ -56,13 +57,13 @@ def some_tokens(n: int = 50) -> Tokens:
 def test_a_batch_is_padded_to_its_longest_text() -> None:
     tokens = some_tokens()
     rows = np.array([3, 11, 4])
-    batch = tokens.batch(rows)
-    assert batch.inputs["input_ids"].shape == (3, tokens.lengths[rows].max())
-    assert batch.inputs["attention_mask"].sum(dim=1).tolist() == tokens.lengths[rows].tolist()
+    inputs = tokens.inputs(rows)
+    assert inputs["input_ids"].shape == (3, tokens.lengths[rows].max())
+    assert inputs["attention_mask"].sum(dim=1).tolist() == tokens.lengths[rows].tolist()
     for i, row in enumerate(rows):
         length = tokens.lengths[row]
-        assert batch.inputs["input_ids"][i, :length].tolist() == tokens.ids[tokens.starts[row] :][:length].tolist()
-        assert not batch.inputs["input_ids"][i, length:].any()
+        assert inputs["input_ids"][i, :length].tolist() == tokens.ids[tokens.starts[row] :][:length].tolist()
+        assert not inputs["input_ids"][i, length:].any()
 
 
 def test_an_epoch_visits_every_row_once_with_little_padding_and_another_order_each_time() -> None:
@@ -79,8 +80,8 @@ def test_an_epoch_visits_every_row_once_with_little_padding_and_another_order_ea
 def test_predictions_come_in_the_order_of_the_split_whatever_the_batches() -> None:
     tokens, model = some_tokens(), models.tiny_model("bert", torch.float32)
     head = HeadLayer(Head(), models.WIDTH, 2, StockHead("", "", "tanh"))
-    together = predict(model, head, tokens, size=16)
-    alone = np.concatenate([predict(model, head, tokens_of(tokens, i)) for i in range(len(tokens))])
+    together = predict(Texts(model, tokens), head, size=16)
+    alone = np.concatenate([predict(Texts(model, tokens_of(tokens, i)), head) for i in range(len(tokens))])
     assert np.abs(together - alone).max() < 1e-5
 
 
@@ -101,7 +102,7 @@ def test_loop_equals_plain_adamw_written_out() -> None:
         if by_hand:
             _plain_adamw(model, injection, head, tokens, epochs=8)
         else:
-            events = train(model, injection, head, tokens, recipe, rows=np.arange(16), epochs=8, seed=0)
+            events = train(Texts(model, tokens), injection, head, recipe, rows=np.arange(16), epochs=8, seed=0)
             losses = [event.loss for event in events if isinstance(event, EpochDone)]
             assert losses[-1] < losses[0]
         results.append([p.detach().clone() for _, p in injection.named_parameters()] + list(head.parameters()))
@@ -117,14 +118,14 @@ def _plain_adamw(model: torch.nn.Module, injection: object, head: HeadLayer, tok
         for p in parameters
     ]
     optimizer = torch.optim.AdamW(groups)
-    batch = tokens.batch(np.arange(16))
+    inputs = tokens.inputs(np.arange(16))
     for step in range(epochs):
         share = min((step + 1) / 2, (8 - step) / 7)  # warm-up over 2 of 8 steps, then linearly to 0 at step 8
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * min(1.0, share)
         optimizer.zero_grad()
-        hidden = model(**batch.inputs).last_hidden_state
-        torch.nn.functional.cross_entropy(head(hidden, batch.inputs["attention_mask"]), batch.targets).backward()
+        hidden = model(**inputs).last_hidden_state
+        torch.nn.functional.cross_entropy(head(hidden, inputs["attention_mask"]), tokens.targets[:16]).backward()
         torch.nn.utils.clip_grad_norm_([*modules, *head.parameters()], 0.5)
         optimizer.step()
 
@@ -138,7 +139,7 @@ def test_dropout_is_off_by_default_and_reaches_attention_when_asked() -> None:
         head = HeadLayer(Head(), models.WIDTH, 2, StockHead("", "", "tanh"))
         torch.manual_seed(len(curves))
         recipe = Recipe(dropout=dropout)
-        events = train(model, injection, head, tokens, recipe, rows=np.arange(32), epochs=2, seed=0)
+        events = train(Texts(model, tokens), injection, head, recipe, rows=np.arange(32), epochs=2, seed=0)
         curves.append([event.loss for event in events if isinstance(event, EpochDone)])
         assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {dropout}
     assert curves[0] == curves[1] != curves[2]
@@ -152,7 +153,7 @@ def test_a_loss_that_is_not_finite_stops_at_once(value: float, kind: str) -> Non
         # A bias of inf gives inf - inf = nan; two classes at -1e30 and +1e38 give a loss beyond float32.
         head.output.bias.copy_(torch.tensor([value, 0.0]) if kind == "nan" else torch.tensor([-3e38, 3e38]))
     with pytest.raises(TrainingError, match="at step 1 of 2; lower the learning rate") as caught:
-        list(train(model, injection, head, tokens, Recipe(), rows=np.arange(32), epochs=2, seed=0))
+        list(train(Texts(model, tokens), injection, head, Recipe(), rows=np.arange(32), epochs=2, seed=0))
     assert caught.value.kind == kind
 
 
