@@ -7,6 +7,7 @@
 #   TESTS=tests/unit make test     a part of the tests
 #   OUT=DIR make demo              where the demo writes (default demo-out)
 #   FAULTS=short make test-faults  a few tries of each fault (default full: about 13 minutes)
+#   SPEED="reference --minutes 30" make bench-speed    a part of the benchmark, or a bound on its time
 #   FUZZ_SECONDS=3600 make fuzz    how long (default 480); READER=archives alone
 
 PYTHON ?= python3
@@ -25,13 +26,17 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
 LOCK := $(shell command -v flock >/dev/null 2>&1 && echo flock .venv.lock)
 
-.PHONY: help demo test test-faults soak fuzz check check-wheel build clean environment
+SPEED ?=
+
+.PHONY: help demo test test-gpu test-faults bench-speed bench-gpu soak fuzz check check-wheel build clean environment
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo         a real search on data of this machine, in under 5 minutes; results in $(OUT)"
 	@echo "make test         the tests"
 	@echo "make test-faults  harm to real studies: kills, full disks, damage; results in benchmarks/faults"
+	@echo "make bench-speed  a trial and a whole search against transformers' Trainer; up to two hours, goes on where it was"
+	@echo "make test-gpu     the tests that need a GPU; make bench-gpu measures one"
 	@echo "make soak         200 real trials, watched for memory and overhead; results in benchmarks/soak"
 	@echo "make fuzz         mutated inputs for every reader of foreign files; results in benchmarks/fuzz"
 	@echo "make check        style, types, and the wheel"
@@ -49,6 +54,16 @@ test: $(READY)
 test-faults: $(READY)
 	OMP_NUM_THREADS=1 nice -n 5 $(BIN)/python -m tests.faults.campaign \
 	    $(if $(filter short,$(FAULTS)),--short,--out benchmarks/faults/results/faults.json)
+
+test-gpu: $(READY)
+	$(BIN)/python -m pytest -n 0 tests/gpu
+
+bench-speed: $(READY)
+	$(BIN)/python -m pip install -q -c constraints.txt 'optuna>=4' 'accelerate>=1.1'
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.speed.run $(SPEED)
+
+bench-gpu: $(READY)
+	$(BIN)/python -m benchmarks.gpu.run
 
 soak: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak.run
