@@ -14,7 +14,7 @@ from autopeft.shapes import BackboneShape
 from autopeft.tasks.base import TaskSource
 from autopeft.untrusted import require_form
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "auto"]
 
 _SOURCE_FORM = {
     **dict.fromkeys(("train", "text", "label", "kind?"), str),
@@ -41,7 +41,8 @@ FORM = {
         **dict.fromkeys(("batch_size?", "max_length?", "threads?"), int),
         **dict.fromkeys(("weight_decay?", "warmup?", "clip?", "dropout?"), float),
         "precision?": str,
-        **dict.fromkeys(("cache?", "gradient_checkpointing?", "four_bit?"), bool),
+        "cache?": bool,
+        **dict.fromkeys(("gradient_checkpointing?", "four_bit?"), bool),
     },
 }
 """What `Setting.to_dict` looks like (`autopeft.untrusted.require_form`)."""
@@ -113,9 +114,11 @@ class Recipe:
         dropout: Dropout probability everywhere in the backbone while training; 0 turns it off.
         threads: Threads of one trial; stored with the study since float sums depend on it.
         precision: Number format of the frozen part's matrix products: "float32", or "bfloat16" where the processor or
-            the GPU has instructions for it. Trained weights, sums, norms and attention stay in float32.
+            the GPU has instructions for it. Trained weights, sums, norms and attention stay in float32. "auto" is
+            decided when a study is made.
         cache: Whether hidden states below the lowest inserted layer are computed once and kept between epochs and
-            trials.
+            trials. None is decided when a study is made; in the setting of a study it says that the study is from
+            before there was a choice, and means no.
         gradient_checkpointing: Whether each layer is computed again in the backward pass instead of being kept.
         four_bit: Whether the frozen Linears are held in 4 bits (NF4, arXiv 2305.14314); needs a GPU.
     """
@@ -128,7 +131,7 @@ class Recipe:
     dropout: float = 0.0
     threads: int = 1
     precision: Precision = "float32"
-    cache: bool = False
+    cache: bool | None = None
     gradient_checkpointing: bool = False
     four_bit: bool = False
 
@@ -153,7 +156,7 @@ class Recipe:
         Choices that came after the first release of the format are left out where they are not made: studies from
         before keep their identity.
         """
-        later = {"precision": "float32", "cache": False, "gradient_checkpointing": False, "four_bit": False}
+        later = {"precision": "float32", "cache": None, "gradient_checkpointing": False, "four_bit": False}
         return {name: value for name, value in vars(self).items() if name not in later or value != later[name]}
 
 
