@@ -1,31 +1,32 @@
-"""What a trial will need before it is run: memory part by part, time by counted operations. Torch-free.
+"""What a trial will need before it is run: memory part by part, and time (`autopeft.operations`). Torch-free.
 
 What autograd keeps for the backward pass follows from which modules sit where, so it is counted, not guessed: float for
-float what torch keeps (`tests/unit/test_estimate.py`). Three things are measured constants: the process without a
-backbone, what the C library's allocator holds beside what is in use, and the speed of a step relative to a matrix
-product.
+float what torch keeps (`tests/unit/test_estimate.py`). Two things are measured constants: the process without a
+backbone, and what the C library's allocator holds beside what is in use.
 `docs/estimate.md` says how, on what, and how well the sum meets measured peaks.
 """
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-import numpy as np
-
 from autopeft.configuration import Configuration
 from autopeft.lengths import Texts
-from autopeft.modules import LINEAR_SITES, FullFineTuning, Lora, ParallelAdapter, Prefix, SerialAdapter
+from autopeft.modules import FullFineTuning, Lora, ParallelAdapter, Prefix, SerialAdapter
+from autopeft.operations import caches, linear_weights, lowest_layer, seconds_of
 from autopeft.setting import Setting
-from autopeft.shapes import BackboneShape, Slot
+from autopeft.shapes import Slot
 from autopeft.trial import Budget
 
 FLOAT: Final = 4
 """Bytes of a float32: what is trained and computed."""
+BRAIN: Final = 2
+"""Bytes of a bfloat16: a second copy of the frozen Linears, where these are computed in it."""
+FOUR_BIT: Final = 0.5 + FLOAT / 64
+"""Bytes of a weight in 4 bits, with one float32 per 64 of them."""
 ID: Final = 8
 """Bytes of a token id, and of a token type."""
 ADAMW: Final = 3
@@ -44,8 +45,6 @@ PASSED: Final = 3
 """Passing results of a module, each as wide as its output: its own, scaled or normalised, and the sum."""
 ADDING: Final = (Lora, SerialAdapter, ParallelAdapter)
 """Modules that add to a result of the backbone."""
-EFFICIENCY: Final = 0.6
-"""Speed of a training step relative to a bare matrix product: measured with all-MiniLM-L6-v2 on short questions."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,7 @@ class Memory:
         process: Python, torch and transformers with the code that ran, and the tokenizer.
         backbone: Its weights.
         data: The tokenised training and validation texts.
+        cached: Hidden states below the lowest module, which are kept between epochs and trials.
         trained: Weights, gradients and AdamW's moments of what is trained, the head included.
         activations: What autograd keeps of the longest batch, and what is computed meanwhile; or what scoring needs.
         slack: What the allocator holds beside that.
@@ -64,6 +64,7 @@ class Memory:
     process: int
     backbone: int
     data: int
+    cached: int
     trained: int
     activations: int
     slack: int
@@ -79,7 +80,7 @@ class Memory:
 
         Not measured; the device's own context, libraries and allocator take several hundred megabytes more.
         """
-        return self.backbone + self.trained + self.activations
+        return self.backbone + self.cached + self.trained + self.activations
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def estimate(setting: Setting, budget: Budget, texts: Texts, configuration: Conf
         >>> estimate(setting, budget, texts, configuration, matrix_speed()).memory.total  # doctest: +SKIP
         981000000
     """
-    return Estimate(_seconds(setting, budget, texts, configuration, speed), memory_of(setting, texts, configuration))
+    return Estimate(seconds_of(setting, budget, texts, configuration, speed), memory_of(setting, texts, configuration))
 
 
 def memory_of(setting: Setting, texts: Texts, configuration: Configuration) -> Memory:
@@ -136,12 +137,25 @@ def memory_of(setting: Setting, texts: Texts, configuration: Configuration) -> M
     heap = training.heap + scoring.heap if larger else max(training.heap, scoring.heap)
     return Memory(
         process=PROCESS,
-        backbone=FLOAT * shape.total_parameters,
+        backbone=_backbone_bytes(setting),
         data=int(2 * ID * sum(split.texts * split.mean for split in texts.values())),
+        cached=cached_bytes(setting, texts) if caches(setting.recipe, shape, configuration) else 0,
         trained=FLOAT * (1 + ADAMW) * (configuration.count(shape).trained + head.count(shape.width, setting.outputs)),
         activations=live,
         slack=max(0, max(training.heap + training.mapped, heap + scoring.mapped) + features - live),
     )
+
+
+def _backbone_bytes(setting: Setting) -> int:
+    shape, linear = setting.backbone.shape, linear_weights(setting.backbone.shape)
+    if setting.recipe.four_bit:
+        return int(FLOAT * (shape.total_parameters - linear) + FOUR_BIT * linear)
+    return FLOAT * shape.total_parameters + (BRAIN * linear if setting.recipe.precision == "bfloat16" else 0)
+
+
+def cached_bytes(setting: Setting, texts: Texts) -> int:
+    """Returns the bytes of the hidden states of all texts at one height: what the cache holds for one lowest layer."""
+    return int(FLOAT * setting.backbone.shape.width * sum(split.texts * split.mean for split in texts.values()))
 
 
 @dataclass(frozen=True)
@@ -230,17 +244,17 @@ def kept_floats(setting: Setting, configuration: Configuration, batch: int, leng
     shape = setting.backbone.shape
     stack = next(iter(shape.stacks))
     tokens = batch * length
-    if any(isinstance(p.module, FullFineTuning) for p in configuration.placements):
-        layers = [_Layer(setting, stack, i, {}, True, full=True) for i in range(shape.layers(stack))]
-        dropped = shape.width if setting.recipe.dropout else 0
-        embedded = shape.width + 2 + dropped
-        return tokens * embedded + sum(layer.floats(batch, length) for layer in layers)
-    lowest = min((p.slot.index for p in configuration.placements), default=shape.layers(stack))
-    total = 0
+    full = any(isinstance(p.module, FullFineTuning) for p in configuration.placements)
+    lowest = lowest_layer(shape, configuration)
+    kept = []
     for index in range(lowest, shape.layers(stack)):
-        here = {(p.slot.site, p.module.kind): p.module for p in configuration.placements if p.slot.index == index}
-        total += _Layer(setting, stack, index, here, index > lowest).floats(batch, length)
-    return total
+        modules = [] if full else [p for p in configuration.placements if p.slot.index == index]
+        here = {(p.slot.site, p.module.kind): p.module for p in modules}
+        kept.append(_Layer(setting, stack, index, here, full or index > lowest, full).floats(batch, length))
+    embedded = tokens * (shape.width + 2 + (shape.width if setting.recipe.dropout else 0)) if full else 0
+    if setting.recipe.gradient_checkpointing and kept:  # the inputs of all layers, and the inside of one
+        return embedded + len(kept) * tokens * shape.width + max(kept)
+    return embedded + sum(kept)
 
 
 @dataclass(frozen=True)
@@ -305,44 +319,3 @@ class _Layer:
         if isinstance(module, ParallelAdapter):
             return int(module.bottleneck)
         return int(module.rank) if isinstance(module, Lora) else 0
-
-
-def _seconds(setting: Setting, budget: Budget, texts: Texts, configuration: Configuration, speed: float) -> float:
-    """Counts operations: forward 2 per weight and token; backward as much again down to the lowest module."""
-    shape, recipe = setting.backbone.shape, setting.recipe
-    trained = configuration.count(shape).trained
-    full = any(isinstance(p.module, FullFineTuning) for p in configuration.placements)
-    depth = shape.layers(next(iter(shape.stacks)))
-    lowest = 0 if full else min((p.slot.index for p in configuration.placements), default=depth)
-    share = 1.0 - lowest / depth
-    train, validation = texts["train"], texts["validation"]
-    weights = 2.0 * linear_weights(shape)
-    forward = weights + 4.0 * train.mean * shape.width * depth
-    step = forward * (1 + share) + 4.0 * trained * (0.0 if full else 1.0) + (forward if full else 0.0)
-    examples = min(budget.examples or train.texts, train.texts)
-    epochs = budget.epochs if configuration.placements else 1
-    operations = train.mean * examples * epochs * step
-    operations += validation.mean * validation.texts * (forward + 2.0 * (0 if full else trained))
-    threads = 1.0 + 0.8 * (recipe.threads - 1)
-    return operations / (EFFICIENCY * speed * threads)
-
-
-def linear_weights(shape: BackboneShape) -> int:
-    """Returns the weights of all Linears inside the layers: what a token is multiplied with."""
-    return sum(s.d_in * s.d_out for slot, s in shape.slots.items() if slot.site in LINEAR_SITES)
-
-
-def matrix_speed() -> float:
-    """Returns the floating point operations per CPU-second of a float32 matrix product; takes about 50 ms.
-
-    Best of several, in CPU time of all threads, so that other work on the machine counts little.
-    """
-    rng = np.random.default_rng(0)
-    rows, inner, columns = 256, 384, 1536
-    left, right = rng.standard_normal((rows, inner), np.float32), rng.standard_normal((inner, columns), np.float32)
-    best, end = float("inf"), time.perf_counter() + 0.05
-    while time.perf_counter() < end:
-        began = time.process_time()
-        _ = left @ right
-        best = min(best, time.process_time() - began)
-    return 2.0 * rows * inner * columns / max(best, 1e-9)

@@ -12,8 +12,9 @@ import numpy as np
 from autopeft.bounds import extreme, sample, within
 from autopeft.configuration import Configuration
 from autopeft.errors import InputError
-from autopeft.estimate import estimate, largest_batch, matrix_speed, memory_of
+from autopeft.estimate import estimate, largest_batch, memory_of
 from autopeft.lengths import Texts, lengths_of
+from autopeft.operations import matrix_speed
 from autopeft.report.numbers import size
 from autopeft.setting import Setting
 from autopeft.spaces.base import as_point

@@ -9,8 +9,8 @@ import pytest
 
 from autopeft.bounds import SAMPLE, check_bounds, extreme, sample
 from autopeft.errors import InputError
-from autopeft.estimate import linear_weights
 from autopeft.families.describe import shape_of
+from autopeft.operations import linear_weights
 from autopeft.spaces import ModulesTemplate, autopeft, per_layer
 from autopeft.study.definition import StudyDefinition
 from autopeft.study.study import Study
