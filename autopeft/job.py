@@ -17,6 +17,19 @@ from autopeft.trial import Budget, Cost
 
 
 @dataclass(frozen=True)
+class Start:
+    """Where a promoted trial begins: what the trial that it continues handed over at its end.
+
+    Attributes:
+        budget: The budget of that trial: a smaller share of the same.
+        files: Its last checkpoint, name to content.
+    """
+
+    budget: Budget
+    files: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
 class Job:
     """One training run.
 
@@ -29,6 +42,7 @@ class Job:
         splits: Splits to score after the last step; the first one's metric is the quality.
         keep: Whether the trained adapter comes back as files.
         checkpoint: What an earlier attempt gave to `Report.checkpoint` last, name to content; empty to begin anew.
+        start: Where it begins without a checkpoint of its own; None: with fresh weights.
         checkpoint_seconds: Wall seconds between two checkpoints; infinite for none but the one asked for by a stop.
         trust_remote_code: Whether code that comes with the backbone may run; asked for per run, never stored.
     """
@@ -41,6 +55,7 @@ class Job:
     splits: tuple[str, ...] = ("validation",)
     keep: bool = True
     checkpoint: Mapping[str, bytes] = field(default_factory=dict)
+    start: Start | None = None
     checkpoint_seconds: float = float("inf")
     trust_remote_code: bool = False
 
@@ -50,7 +65,8 @@ class Outcome:
     """What came of a job.
 
     Attributes:
-        objectives: "quality", "parameters" (stored), "seconds", "memory" and so on.
+        objectives: "quality", "parameters" (stored), "seconds", "memory" and so on; of a part of the budget (`Budget`
+            with a share) "training_loss" in place of the quality.
         cost: What it used.
         detail: Further JSON: "curve" (mean training loss per epoch), "scores" (metric per split), "counts",
             "predictions" (`predictions_digest` per split).

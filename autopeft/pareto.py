@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from autopeft.errors import InputError, nearest
-from autopeft.trial import Objective, Trial, TrialStatus
+from autopeft.trial import Objective, Trial
 
 
 def dominates(left: ArrayLike, right: ArrayLike) -> bool:
@@ -135,7 +135,7 @@ class ParetoFront:
         """Returns the front of the completed trials.
 
         Args:
-            trials: Any trials; those not completed are left out.
+            trials: Any trials; those not completed, or at a part of the budget only, are left out.
             objectives: What they are compared on; every completed trial has a finite value for each.
             quality: Replaces the measured first objective, by configuration id (such as a model's posterior mean);
                 trials it does not name are left out. Of several trials of one configuration the first is kept.
@@ -143,7 +143,7 @@ class ParetoFront:
         Raises:
             InputError: An objective is missing from a trial, or not finite.
         """
-        completed = [t for t in trials if t.status is TrialStatus.COMPLETED]
+        completed = [t for t in trials if t.scored]
         if quality is not None:
             first = {t.configuration.id: t for t in reversed(completed)}
             completed = [t for t in completed if t.configuration.id in quality and first[t.configuration.id] is t]

@@ -16,6 +16,8 @@ from autopeft.untrusted import require_form
 Direction = Literal["maximize", "minimize"]
 Purpose = Literal["search", "baseline", "final"]
 
+TRAINING_LOSS = "training_loss"
+"""What a trial of a part of the budget is measured by, in place of the quality: the mean over its later steps."""
 BUDGET_FORM = {"examples": int, "epochs": int, "share?": float}
 NOTE_FORM = {"name?": str, "of?": int, "splits?": [str], ...: object}
 DETAIL_FORM = {
@@ -279,8 +281,10 @@ class Trial:
         number: Position in the study, from 0, in the order of proposing.
         proposal: What was asked for.
         status: Where it is in its life cycle.
-        objectives: Objective name to value; all of them once completed.
-        cost: What it used.
+        objectives: Objective name to value; all of them once completed. Where the budget is a part of the full one,
+            "training_loss" stands in place of the quality. Times are those of all steps that led to the result, those
+            of the trials it continues included.
+        cost: What it used itself, without the trials it continues: costs of trials may be added up.
         failure: Why it failed, or None.
         detail: Further JSON measurements: learning curve, scores on other splits, parameter counts.
     """
@@ -292,6 +296,11 @@ class Trial:
     cost: Cost = field(default_factory=Cost)
     failure: Failure | None = None
     detail: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def scored(self) -> bool:
+        """Whether it has a quality: it is completed, at the full budget. No other trial belongs on a front."""
+        return self.status is TrialStatus.COMPLETED and self.proposal.budget.full
 
     @property
     def configuration(self) -> Configuration:
@@ -320,10 +329,9 @@ class Trial:
             raise ValueError(f"proposal.note does not say what a proposal of purpose {purpose!r} is")
         if data["number"] < 0 or min(data["cost"].values(), default=0) < 0:
             raise ValueError("a number or a cost is below 0")
-        if data["status"] == TrialStatus.COMPLETED and "quality" not in data["objectives"]:
-            raise ValueError("a completed trial has no quality")
-        if data["status"] == TrialStatus.COMPLETED and "quality" not in data["objectives"]:
-            raise ValueError("a completed trial has no quality")
+        measured = "quality" if data["proposal"]["budget"].get("share", 1.0) == 1.0 else TRAINING_LOSS
+        if data["status"] == TrialStatus.COMPLETED and measured not in data["objectives"]:
+            raise ValueError(f"a completed trial has no {measured}")
         return Trial(
             number=data["number"],
             proposal=Proposal.from_dict(data["proposal"]),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -27,13 +28,14 @@ from autopeft.setting import Setting
 from autopeft.tasks import Task
 from autopeft.training.batches import Tokens, tokenise
 from autopeft.training.checkpoint import identity_of, pack, unpack
-from autopeft.training.cost import Meter
+from autopeft.training.cost import Meter, together
 from autopeft.training.loop import StepDone, predict, train
 from autopeft.training.probe import features, fit_probe
 from autopeft.training.random_states import seed_all
 from autopeft.training.schedule import Schedule
 from autopeft.training.sources import Texts
 from autopeft.training.state import State, require_fit, trained_parameters
+from autopeft.trial import TRAINING_LOSS, Cost
 from autopeft.untrusted import visible
 
 
@@ -109,6 +111,12 @@ def evaluate(job: Job, report: Report = SILENT) -> Outcome:
     used is told to the report, and the job begins anew. Cost and seconds are those of the steps that led to the result,
     over all attempts; making checkpoints is not counted.
 
+    A job of a part of the budget is left after that part of its steps and hands over its state, for another job to go
+    on from (`Job.start`); that one then equals the job that was never left. It is not scored: its objectives have
+    "training_loss", the mean over the later half of its steps, in place of the quality, and there is no adapter. The
+    frozen probe has no steps, so it is fitted as a whole and hands over nothing. Of a job that goes on from another
+    "seconds" and "memory" are those of both, and the cost is its own.
+
     Args:
         job: What to train, on what, at which budget.
         report: Told of progress; given a checkpoint every `job.checkpoint_seconds` of training, and after the last step
@@ -127,35 +135,43 @@ def evaluate(job: Job, report: Report = SILENT) -> Outcome:
     torch.set_num_threads(job.setting.recipe.threads)
     seed_all(job.seed)
     meter = Meter()
+    course = _Course(job, report, meter)
     injection = inject(loaded.model, job.configuration)
+    scores: dict[str, float] = {}
+    digests: dict[str, str] = {}
+    adapter = None
     try:
         head = build_head(job.setting.head, loaded.model, loaded.task.outputs)
-        curve = _fit(job, loaded, injection, head, _Course(job, report, meter))
+        curve = _fit(job, loaded, injection, head, course)
         spent = meter.read()
-        report.progress("scoring")
-        outputs = {name: _finite(predict(Texts(loaded.model, loaded.split(name)), head), name) for name in job.splits}
-        scores = {name: score(loaded.task, name, found) for name, found in outputs.items()}
-        adapter = _adapter(job, loaded, injection, head, scores)
+        if job.budget.full:
+            report.progress("scoring")
+            for name in job.splits:
+                outputs = _finite(predict(Texts(loaded.model, loaded.split(name)), head), name)
+                scores[name] = score(loaded.task, name, outputs)
+                digests[name] = predictions_digest(_predicted(loaded.task, outputs))
+            adapter = _adapter(job, loaded, injection, head, scores)
     finally:
         _LOADED.clear()  # a backbone that does not come back clean is not used again
         injection.eject()
         _LOADED[key_of(job.setting, job.trust_remote_code)] = loaded
     total = meter.read()
-    counts = adapter.provenance["counts"]
+    counts = _counts(job, loaded)
+    measured = {"quality": scores[job.splits[0]]} if job.budget.full else {TRAINING_LOSS: course.loss(curve)}
     objectives = {
-        "quality": scores[job.splits[0]],
+        **measured,
         "parameters": float(counts["stored"]),
-        "seconds": spent.seconds,
-        "memory": float(total.peak_bytes),
+        "seconds": together(course.inherited, spent).seconds,
+        "memory": float(together(course.inherited, total).peak_bytes),
     }
     detail = {
         "curve": curve,
         "scores": scores,
         "counts": counts,
         "examples": len(_rows(job, loaded.split("train"))),
-        "predictions": {name: predictions_digest(_predicted(loaded.task, found)) for name, found in outputs.items()},
+        "predictions": digests,
     }
-    files = adapter.files() if job.keep else {}
+    files = adapter.files() if job.keep and adapter is not None else {}
     del adapter, injection, head
     gc.collect()
     return Outcome(objectives, total, detail, files)
@@ -163,10 +179,17 @@ def evaluate(job: Job, report: Report = SILENT) -> Outcome:
 
 @final
 class _Course:
-    """The course of one job's training: what its report is told, when a checkpoint is due, what all of it has cost."""
+    """The course of one job's training: what its report is told, when a checkpoint is due, what all of it has cost.
+
+    Attributes:
+        report: What is told.
+        inherited: What the jobs before had cost whose work this one went on from.
+    """
 
     def __init__(self, job: Job, report: Report, meter: Meter) -> None:
         self.report = report
+        self.inherited = Cost()
+        self._losses: tuple[float, ...] = ()
         self._job, self._meter = job, meter
         self._told = float("-inf")
         self._began = self._kept = time.monotonic()
@@ -177,16 +200,29 @@ class _Course:
 
     def begin(self, injection: Injection, head: HeadLayer, schedule: Schedule) -> State | None:
         """Returns where to go on from, or None where there is no checkpoint that can be used."""
-        if not self._job.checkpoint:
+        job, last = self._job, schedule.until(self._job.budget.share)
+        start = None if job.checkpoint else job.start
+        files, identity = job.checkpoint, self._identity
+        if start is not None:
+            files, identity = start.files, identity_of(replace(job, budget=start.budget))
+        if not files:
             return None
         try:
-            state, spent = unpack(self._job.checkpoint, self._identity)
+            state, spent, inherited = unpack(files, identity)
             require_fit(state, trained_parameters(injection, head), schedule)
+            if state.step > last:
+                raise StudyError(f"made after step {state.step}, this job ends after step {last}", where="position")
         except StudyError as error:
             self.report.progress(visible(f"begins anew, the checkpoint cannot be used: {error}".splitlines()[0]))
             return None
-        self._meter.add(spent)
+        if start is None:
+            self.inherited = inherited
+            self._meter.add(spent)
+        else:
+            self.inherited = together(inherited, spent)
         self.report.progress(f"goes on after step {state.step}/{schedule.total}")
+        if state.step == last and not job.budget.full:
+            self._hand_over(state)
         return state
 
     def follow(self, event: StepDone, schedule: Schedule) -> None:
@@ -197,12 +233,25 @@ class _Course:
             self.report.progress(f"epoch {event.epoch}/{schedule.epochs}, step {event.step}/{schedule.total}")
         stopping = self.report.stopping
         since = self._began if event.step == schedule.total else self._kept
-        if stopping or now - since >= self._job.checkpoint_seconds:
-            with self._meter.stopped() as spent:
-                self.report.checkpoint(pack(event.state(), self._identity, spent))
-            self._kept = time.monotonic()
+        leaving = not self._job.budget.full and event.step == schedule.until(self._job.budget.share)
+        if leaving or stopping or now - since >= self._job.checkpoint_seconds:
+            self._hand_over(event.state())
         if stopping:
             raise JobStopped
+
+    def _hand_over(self, state: State) -> None:
+        with self._meter.stopped() as spent:
+            self.report.checkpoint(pack(state, self._identity, spent, self.inherited))
+        self._kept, self._losses = time.monotonic(), state.losses
+
+    def loss(self, curve: Sequence[float]) -> float:
+        """Returns the mean training loss over the later half of the steps that a part of the budget has.
+
+        Args:
+            curve: Losses by epoch, for the frozen probe, which has no steps.
+        """
+        later = self._losses[len(self._losses) // 2 :] or curve[-1:]
+        return math.fsum(later) / len(later)
 
 
 def score(task: Task, split: str, outputs: NDArray[np.float32]) -> float:
@@ -275,8 +324,10 @@ def _epochs(
     schedule = Schedule.of(len(rows), epochs, recipe)
     state = course.begin(injection, head, schedule)
     curve = list(state.curve) if state is not None else []
+    until = schedule.until(job.budget.share)
+    source = Texts(loaded.model, tokens)
     for event in train(
-        Texts(loaded.model, tokens), injection, head, recipe, rows=rows, epochs=epochs, seed=job.seed, state=state
+        source, injection, head, recipe, rows=rows, epochs=epochs, seed=job.seed, state=state, until=until
     ):
         if isinstance(event, StepDone):
             course.follow(event, schedule)
@@ -285,14 +336,19 @@ def _epochs(
     return curve
 
 
+def _counts(job: Job, loaded: Loaded) -> dict[str, int]:
+    shape = job.setting.backbone.shape
+    count = job.configuration.count(shape)
+    return {**vars(count), "head": job.setting.head.count(shape.width, loaded.task.outputs)}
+
+
 def _adapter(job: Job, loaded: Loaded, injection: Injection, head: HeadLayer, scores: Mapping[str, float]) -> Adapter:
     backbone, task = job.setting.backbone, loaded.task
-    count = job.configuration.count(backbone.shape)
     provenance = {
         "metric": task.metric,
         "data": {"train": PurePath(job.setting.source.train).name, "sizes": dict(job.setting.task["sizes"])},
         "scores": dict(scores),
-        "counts": {**vars(count), "head": job.setting.head.count(backbone.shape.width, task.outputs)},
+        "counts": _counts(job, loaded),
         "trial": job.number,
         "seed": job.seed,
         "budget": job.budget.to_dict(),

@@ -1,8 +1,8 @@
 """A checkpoint: a state of training as files, safetensors and JSON; read with distrust.
 
-`state.safetensors` holds the tensors and torch's generators, `state.json` everything else, the hash of the tensors and
-a digest of itself. Whatever is not as it was written is refused; the trial then begins anew, which gives the same
-result later.
+`state.safetensors` holds the tensors, torch's generators and the loss of every step, `state.json` everything else, the
+hash of the tensors and a digest of itself. Whatever is not as it was written is refused; the trial then begins anew,
+which gives the same result later.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from autopeft.version import __version__
 
 STATE: Final = "state.json"
 TENSORS: Final = "state.safetensors"
-FORMAT: Final = 1
+LOSSES: Final = "losses"
+FORMAT: Final = 2
 """Version of the layout; a reader takes no other."""
 
 _LARGEST_STATE: Final = 4 << 20
@@ -41,7 +42,8 @@ _CURE: Final = "begin the trial anew"
 def identity_of(job: Job) -> dict[str, Any]:
     """Returns what a checkpoint is bound to, JSON-able: another value of any of it would give another result.
 
-    A run that is promoted to a larger budget keeps all of it but "budget"; see `State` on the schedule.
+    A run that is promoted to a larger budget keeps all of it but "budget"; see `State` on the schedule. It begins from
+    what its parent handed over (`autopeft.job.Start`), which is bound to the parent's budget.
     """
     setting = json.dumps(job.setting.to_dict(), sort_keys=True)
     return {
@@ -54,18 +56,20 @@ def identity_of(job: Job) -> dict[str, Any]:
     }
 
 
-def pack(state: State, identity: Mapping[str, Any], spent: Cost) -> dict[str, bytes]:
+def pack(state: State, identity: Mapping[str, Any], spent: Cost, inherited: Cost = Cost()) -> dict[str, bytes]:  # noqa: B008
     """Returns a checkpoint as files.
 
     Args:
         state: Where the run is; its tensors are copied here.
         identity: What `identity_of` gives for the job.
-        spent: What the run has cost so far, all attempts together.
+        spent: What the trial has cost so far, all attempts together.
+        inherited: What the trials before it had cost whose work it went on from.
 
     Cost: two copies of the tensors (three times the trained parameters) for as long as it takes.
     """
     random = state.random
     generators = {"generators.torch": random.torch, **{f"generators.cuda.{i}": s for i, s in enumerate(random.cuda)}}
+    generators[LOSSES] = torch.tensor(state.losses, dtype=torch.float64)  # 8 bytes a step, and exact
     ordered = {name: tensor.detach().cpu().contiguous() for name, tensor in {**state.tensors, **generators}.items()}
     weights = save_tensors(ordered, metadata={"format": "pt"})
     content = {
@@ -81,13 +85,14 @@ def pack(state: State, identity: Mapping[str, Any], spent: Cost) -> dict[str, by
         "numpy": dict(random.numpy),
         "names": sorted(ordered),
         "spent": vars(spent).copy(),
+        "inherited": vars(inherited).copy(),
         "sha256": hashlib.sha256(weights).hexdigest(),
     }
     return {STATE: json.dumps({**content, "digest": _digest(content)}).encode(), TENSORS: weights}
 
 
-def unpack(files: Mapping[str, bytes], identity: Mapping[str, Any]) -> tuple[State, Cost]:
-    """Returns the state of a checkpoint and what the run had cost by then; `require_fit` says whether it can be used.
+def unpack(files: Mapping[str, bytes], identity: Mapping[str, Any]) -> tuple[State, Cost, Cost]:
+    """Returns the state, `spent` and `inherited` of a checkpoint (see `pack`); `require_fit` says if it can be used.
 
     Args:
         files: What `pack` gave.
@@ -101,8 +106,11 @@ def unpack(files: Mapping[str, bytes], identity: Mapping[str, Any]) -> tuple[Sta
     content = _read_state(files[STATE])
     _require_identity(content.get("identity"), identity)
     tensors = _read_tensors(files[TENSORS], content.get("sha256"), content.get("names"))
-    own = {name: tensor for name, tensor in tensors.items() if not name.startswith("generators.")}
     try:
+        losses = tensors.pop(LOSSES)
+        if losses.dtype != torch.float64 or losses.ndim != 1:
+            raise ValueError("the losses are no row of numbers")
+        own = {name: tensor for name, tensor in tensors.items() if not name.startswith("generators.")}
         cuda = tuple(tensors[f"generators.cuda.{i}"] for i in range(len(tensors) - len(own) - 1))
         state = State(
             schedule=Schedule(**{name: _whole(value) for name, value in content["schedule"].items()}),
@@ -113,14 +121,19 @@ def unpack(files: Mapping[str, bytes], identity: Mapping[str, Any]) -> tuple[Sta
             order={**content["order"], "state": {k: int(word, 16) for k, word in content["order"]["state"].items()}},
             tensors=own,
             random=RandomStates(tensors["generators.torch"], cuda, list(content["python"]), dict(content["numpy"])),
+            losses=tuple(losses.tolist()),
         )
-        spent = content["spent"]
-        cost = Cost(_number(spent["cpu_seconds"]), _number(spent["seconds"]), _whole(spent["peak_bytes"]))
-        if min(vars(cost).values()) < 0:
-            raise ValueError("a cost below 0")
+        spent, inherited = _cost(content["spent"]), _cost(content["inherited"])
     except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
         raise StudyError(f"a field is missing or of the wrong type: {error}", where=STATE, cure=_CURE) from None
-    return state, cost
+    return state, spent, inherited
+
+
+def _cost(content: Mapping[str, Any]) -> Cost:
+    cost = Cost(_number(content["cpu_seconds"]), _number(content["seconds"]), _whole(content["peak_bytes"]))
+    if min(vars(cost).values()) < 0:
+        raise ValueError("a cost below 0")
+    return cost
 
 
 def _digest(content: Mapping[str, Any]) -> str:

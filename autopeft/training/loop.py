@@ -88,12 +88,13 @@ def train(
     rng, schedule = np.random.default_rng([seed, 1]), Schedule.of(len(rows), epochs, recipe)
     trained, optimizer = trained_parameters(injection, head), _optimizer(injection, head, recipe)
     first, done, curve, summed = (state.epoch, state.done, [*state.curve], state.summed) if state else (1, 0, [], 0.0)
+    losses = [*state.losses] if state else []
     if state is not None:
         restore(state, schedule, trained, optimizer, rng)
 
     def now() -> State:
         tensors = tensors_of(trained, optimizer)
-        return State(schedule, epoch, done, tuple(curve), summed, order, tensors, random_states())
+        return State(schedule, epoch, done, tuple(curve), summed, order, tensors, random_states(), tuple(losses))
 
     last = schedule.total if until is None else until
     set_dropout(source.model, recipe.dropout)
@@ -112,6 +113,7 @@ def train(
             nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], recipe.clip)
             optimizer.step()
             done, summed = done + 1, summed + value * len(chosen)
+            losses.append(value)
             yield StepDone(epoch, step + 1, now)
         curve.append(summed / len(rows))
         yield EpochDone(epoch, curve[-1], epoch * schedule.per_epoch)

@@ -33,6 +33,15 @@ class Schedule:
         """Steps in all."""
         return self.epochs * self.per_epoch
 
+    def until(self, share: float) -> int:
+        """Returns the step after which a part of the run ends: rounded up, so it is never without a step.
+
+        Example:
+            >>> [Schedule(5, 2, 1).until(share) for share in (0.01, 0.3, 0.31, 1.0)]
+            [1, 3, 4, 10]
+        """
+        return math.ceil(round(share * self.total, 9))
+
     def share(self, step: int) -> float:
         """Returns the learning rate at a step, from 0, as a share of its peak: linear up to `warmup`, then to 0.
 

@@ -48,6 +48,7 @@ class State:
         tensors: "weights.PARAMETER" and AdamW's "step.", "exp_avg." and "exp_avg_sq.PARAMETER" where it has had a
             gradient. These are the run's own tensors: they change at its next step.
         random: The global generators.
+        losses: Training loss of every step so far. A rung of successive halving is ranked by the later half of them.
     """
 
     schedule: Schedule
@@ -58,6 +59,7 @@ class State:
     order: Mapping[str, Any]
     tensors: Mapping[str, torch.Tensor]
     random: RandomStates
+    losses: tuple[float, ...]
 
     @property
     def step(self) -> int:
@@ -117,6 +119,8 @@ def require_fit(state: State, trained: Mapping[str, nn.Parameter], schedule: Sch
         raise StudyError(f"no step {state.done} of epoch {state.epoch}", where="position", cure=_CURE)
     if len(state.curve) != state.epoch - 1 or not all(map(math.isfinite, (*state.curve, state.summed))):
         raise StudyError("the losses are not those of the epochs before", where="curve", cure=_CURE)
+    if len(state.losses) != state.step or not all(map(math.isfinite, state.losses)):
+        raise StudyError("the losses are not those of the steps before", where="losses", cure=_CURE)
     require_order(state.order)
     require_random_states(state.random)
     _require_tensors(state, trained)

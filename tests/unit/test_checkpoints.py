@@ -260,7 +260,7 @@ def test_the_frozen_probe_neither_keeps_nor_reads_a_checkpoint(setting: Setting)
 
 def test_the_cost_of_what_is_not_done_again_is_added(setting: Setting) -> None:
     job = make(setting)
-    state, spent = unpack(stopped(job, TOTAL), identity_of(job))
+    state, spent, _ = unpack(stopped(job, TOTAL), identity_of(job))
     assert spent.cpu_seconds > 0
     files = pack(state, identity_of(job), Cost(1e6, 2e6, 1 << 60))
     outcome = worker.evaluate(replace(job, checkpoint=files))
@@ -350,7 +350,7 @@ UNUSABLE: dict[str, tuple[Callable[[Files], Files], str]] = {
     "long": (lambda f: {**f, STATE: b" " * (5 << 20)}, "too many"),
     "long number": (lambda f: {**f, STATE: b'{"format": 1, "x": ' + b"9" * 100_000 + b"}"}, "damaged"),
     "no number": (lambda f: {**f, STATE: f[STATE].replace(b'"summed": ', b'"summed": NaN, "x": ')}, "damaged"),
-    "later format": (with_state(format=2), "format 2 is not known"),
+    "later format": (with_state(format=3), "format 3 is not known"),
     "truncated tensors": (lambda f: {**f, TENSORS: f[TENSORS][:-9]}, "damaged"),
     "flipped tensors": (lambda f: {**f, TENSORS: flipped(f[TENSORS])}, "damaged"),
     "empty tensors": (with_raw_tensors(lambda raw: b""), "cannot be read"),
@@ -410,7 +410,7 @@ def case(setting: Setting, kept: dict[str, Any]) -> Iterator[tuple[Job, Files, C
     schedule = Schedule.of(EXAMPLES, EPOCHS, job.setting.recipe)
 
     def usable(files: Files) -> None:
-        state, _ = unpack(files, identity_of(job))
+        state, _, _ = unpack(files, identity_of(job))
         require_fit(state, trained_parameters(injection, head), schedule)
 
     yield job, kept["files"], usable
