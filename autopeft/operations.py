@@ -51,7 +51,7 @@ def seconds_of(setting: Setting, budget: Budget, texts: Texts, configuration: Co
     if budget.full:
         scored = computed * forward + 2.0 * (0 if full else trained)
         operations += validation.mean * validation.texts * scored
-    return operations / (EFFICIENCY * speed * _gained(recipe))
+    return operations / (EFFICIENCY * speed * gained(recipe))
 
 
 def filling(setting: Setting, texts: Texts, configurations: Iterable[Configuration], speed: float) -> float:
@@ -69,7 +69,7 @@ def filling(setting: Setting, texts: Texts, configurations: Iterable[Configurati
     heights = {lowest_layer(shape, c) for c in configurations if caches(setting.recipe, shape, c)}
     below = sum(heights) / _depth(shape)
     operations = sum(split.texts * split.mean * _forward(shape, split.mean) for split in texts.values()) * below
-    return operations / (EFFICIENCY * speed * _gained(setting.recipe))
+    return operations / (EFFICIENCY * speed * gained(setting.recipe))
 
 
 def lowest_layer(shape: BackboneShape, configuration: Configuration) -> int:
@@ -109,6 +109,11 @@ def matrix_speed() -> float:
     return 2.0 * rows * inner * columns / max(best, 1e-9)
 
 
+def gained(recipe: Recipe) -> float:
+    """Returns how much faster the threads of a trial are than one."""
+    return 1.0 + 0.8 * (recipe.threads - 1)
+
+
 def _forward(shape: BackboneShape, length: float) -> float:
     """Returns the operations of one token in a text of some length, through all layers."""
     return 2.0 * linear_weights(shape) + 4.0 * length * shape.width * _depth(shape)
@@ -116,7 +121,3 @@ def _forward(shape: BackboneShape, length: float) -> float:
 
 def _depth(shape: BackboneShape) -> int:
     return shape.layers(next(iter(shape.stacks)))
-
-
-def _gained(recipe: Recipe) -> float:
-    return 1.0 + 0.8 * (recipe.threads - 1)

@@ -160,6 +160,25 @@ class Recipe:
         return {name: value for name, value in vars(self).items() if name not in later or value != later[name]}
 
 
+def describe_recipe(recipe: Mapping[str, Any]) -> str:
+    """Returns the choices of a recipe in one line.
+
+    Args:
+        recipe: `Recipe.to_dict()`.
+
+    Example:
+        >>> describe_recipe({"batch_size": 32, "weight_decay": 0.0, "cache": True, "precision": "bfloat16"})
+        'batch size 32, weight decay 0, cache on, precision bfloat16'
+    """
+
+    def told(value: object) -> str:
+        if isinstance(value, bool):
+            return "on" if value else "off"
+        return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+    return ", ".join(f"{name.replace('_', ' ')} {told(value)}" for name, value in recipe.items())
+
+
 @dataclass(frozen=True)
 class Setting:
     """The fixed part of a study: what a worker needs beside the configuration.

@@ -32,7 +32,7 @@ def _row(name: str, *patterns: str, torch_free: bool) -> Row:
 
 FREE = (
     "errors archives redaction untrusted quantities shapes families modules configuration presets spaces trial pareto "
-    "search heads tasks setting job bounds lengths operations estimate study"
+    "search heads tasks setting job bounds lengths operations estimate processor study"
 )
 # The torch side of modules and heads: below their specifications, which the driver reads, and above the backbones.
 TORCH_SIDE = ("autopeft.modules.*.layer", "autopeft.modules.layers", "autopeft.modules.build", "autopeft.heads.layer")

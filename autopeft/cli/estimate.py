@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,11 @@ from autopeft.configuration import Configuration
 from autopeft.errors import InputError
 from autopeft.estimate import estimate, largest_batch, memory_of
 from autopeft.lengths import Texts, lengths_of
-from autopeft.operations import matrix_speed
+from autopeft.operations import filling, gained, matrix_speed, seconds_of
 from autopeft.report.numbers import size
 from autopeft.setting import Setting
 from autopeft.spaces.base import as_point
+from autopeft.study.choices import saving
 from autopeft.study.definition import StudyDefinition
 from autopeft.tasks import Task
 
@@ -54,6 +55,9 @@ class Plan:
         too_large: Names of the baselines that are not.
         largest_batch: Largest batch size with which all of them would fit; 0: none.
         total_seconds: Time of the search with its baselines; None where that of a trial is unknown.
+        cpu_seconds: CPU time of the search, its baselines and the filling of its cache, by all workers together.
+        cpu_seconds_uncached: The same without a cache.
+        cached_bytes: What the cache would hold at most; 0 where there is none.
     """
 
     size: int
@@ -71,6 +75,9 @@ class Plan:
     too_large: tuple[str, ...]
     largest_batch: int
     total_seconds: float | None
+    cpu_seconds: float | None
+    cpu_seconds_uncached: float | None
+    cached_bytes: int
 
 
 def plan(definition: StudyDefinition, task: Task, workers: int, memory_limit: int | None = None) -> Plan:
@@ -101,7 +108,8 @@ def plan(definition: StudyDefinition, task: Task, workers: int, memory_limit: in
     most = 0 if memory_limit is None else largest_batch(setting, texts, some, memory_limit)
     if memory_limit is not None and totals and len(beyond) == len(totals):
         raise _too_small(setting, texts, some, memory_limit)
-    searched = definition.trials * float(np.mean([c.seconds for c in cost])) if cost else None
+    taken = {cache: _searching(definition, texts, some, speed, cache) for cache in (True, False)}
+    searching = taken[bool(setting.recipe.cache)]
     exact = len(points) == space.size
     known = _range([int(n) for n in counts])
     low, high = known.minimum, known.maximum
@@ -127,8 +135,30 @@ def plan(definition: StudyDefinition, task: Task, workers: int, memory_limit: in
             if memory_limit is not None and c.memory.total > memory_limit
         ),
         largest_batch=most,
-        total_seconds=None if searched is None else (searched + sum(c.seconds for c in baselines)) / workers,
+        total_seconds=None if searching is None else searching / workers,
+        cpu_seconds=_of_cpu(searching, setting),
+        cpu_seconds_uncached=_of_cpu(taken[False], setting),
+        cached_bytes=saving(definition)[1] if setting.recipe.cache else 0,
     )
+
+
+def _searching(
+    definition: StudyDefinition, texts: Texts, some: Sequence[Configuration], speed: float, cache: bool
+) -> float | None:
+    """Returns the seconds of the whole search by one worker, from those of some configurations; None for none."""
+    if not some:
+        return None
+    setting, budget = definition.setting, definition.budget
+    setting = replace(setting, recipe=replace(setting.recipe, cache=cache))
+    baselines = [configuration for _, configuration in definition.baselines]
+    each = float(np.mean([seconds_of(setting, budget, texts, c, speed) for c in some]))
+    further = sum(seconds_of(setting, budget, texts, c, speed) for c in baselines)
+    return definition.trials * each + further + filling(setting, texts, [*some, *baselines], speed)
+
+
+def _of_cpu(seconds: float | None, setting: Setting) -> float | None:
+    """Returns CPU time from the time of one worker, whose threads gain less than their number."""
+    return None if seconds is None else seconds * setting.recipe.threads / gained(setting.recipe)
 
 
 def _too_small(setting: Setting, texts: Texts, some: Sequence[Configuration], limit: int) -> InputError:

@@ -137,6 +137,14 @@ FLAGS = (
     Flag(("training", "weight_decay"), float, "AdamW's weight decay.", TRAINING),
     Flag(("training", "warmup"), float, "Share of the steps with a rising rate.", TRAINING),
     Flag(("training", "threads"), int, "Threads of one trial.", TRAINING),
+    Flag(("training", "precision"), str, "float32, bfloat16, or auto: as this processor can.", TRAINING),
+    Flag(
+        ("training", "cache"),
+        bool,
+        "Keep hidden states below the lowest module; else decided by what it saves.",
+        TRAINING,
+        ("--cache/--no-cache",),
+    ),
 )  # fmt: skip
 CONFIG = Annotated[
     str | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from autopeft.cli.arguments import Json
@@ -29,9 +30,11 @@ def run(given: Given, as_json: Json = False) -> None:
     from autopeft.cli.estimate import plan
     from autopeft.quantities import bytes_of
     from autopeft.spaces import dimension_table
+    from autopeft.study.choices import decided
     from autopeft.study.executors.memory import total as memory_of_machine
 
     found = define(given.settings())
+    found = replace(found, definition=decided(found.definition))
     definition, workers = found.definition, found.settings.search.workers
     shape = definition.setting.backbone.shape
     total = shape.total_parameters
@@ -62,7 +65,7 @@ def run(given: Given, as_json: Json = False) -> None:
 
 def _print(found: Defined, made: Plan) -> None:
     from autopeft.cli.console import facts, parameters, say, table
-    from autopeft.report.numbers import duration, size
+    from autopeft.report.numbers import duration, roughly, size
 
     definition, workers = found.definition, found.settings.search.workers
     shape = definition.setting.backbone.shape
@@ -98,8 +101,9 @@ def _print(found: Defined, made: Plan) -> None:
             "one trial": f"{_known(each.minimum, duration)} to {_known(each.maximum, duration)}, "
             f"median {_known(each.median, duration)}, "
             f"with {definition.setting.recipe.threads} thread(s)",
-            "the search": f"{_known(made.total_seconds, duration)}: {definition.trials} trials and "
+            "the search": f"about {_known(made.total_seconds, roughly)}: {definition.trials} trials and "
             f"{len(counts)} baselines, {workers} at once",
+            "CPU time": _cpu_time(found, made),
             "memory": f"{_known(made.memory.minimum, lambda n: size(int(n)))} to "
             f"{_known(made.memory.maximum, lambda n: size(int(n)))} per worker; on an accelerator "
             f"{_known(made.accelerator.minimum, lambda n: size(int(n)))} to "
@@ -110,6 +114,20 @@ def _print(found: Defined, made: Plan) -> None:
             "hardware, it takes longer by as much",
         },
     )
+
+
+def _cpu_time(found: Defined, made: Plan) -> str:
+    """Says what all workers together take, and what the cache is for."""
+    from autopeft.report.numbers import roughly, size
+
+    recipe, taken = found.definition.setting.recipe, f"about {_known(made.cpu_seconds, roughly)}"
+    if recipe.cache:
+        without = _known(made.cpu_seconds_uncached, roughly)
+        return f"{taken}; without the cache of hidden states about {without}; it holds up to {size(made.cached_bytes)}"
+    if found.settings.training.cache is False:
+        return f"{taken}, without a cache of hidden states, as asked"
+    why = "dropout changes them" if recipe.dropout else "it would save too little"
+    return f"{taken}, without a cache of hidden states: {why}"
 
 
 def _known(value: float | None, written: Callable[[float], str]) -> str:

@@ -114,7 +114,7 @@ class TrainingSettings(_Section):
     dropout: float = 0.0
     threads: int = 1
     precision: str = "float32"
-    cache: StrictBool = True
+    cache: StrictBool | Literal["auto"] = "auto"
     gradient_checkpointing: StrictBool = False
     four_bit: StrictBool = False
 
@@ -311,7 +311,8 @@ def template_of(settings: Settings) -> ModulesTemplate:
 
 def recipe_of(settings: Settings) -> Recipe:
     """Returns the training choices of all trials."""
-    return Recipe(**settings.training.model_dump(exclude={"epochs", "examples"}))
+    chosen = settings.training.model_dump(exclude={"epochs", "examples"})
+    return Recipe(**{**chosen, "cache": None if chosen["cache"] == "auto" else chosen["cache"]})
 
 
 def budget_of(settings: Settings) -> Budget:

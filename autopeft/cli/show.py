@@ -44,6 +44,7 @@ def run(folder: StudyFolder, which: Which, as_json: Json = False) -> None:
                     "folder": found,
                     "backbone": {"reference": backbone.reference, "sha256": backbone.sha256},
                     "task_fingerprint": study.definition.setting.task["fingerprint"],
+                    "recipe": study.definition.setting.recipe.to_dict(),
                     "versions": dict(study.definition.versions),
                     "command": command,
                 }
@@ -56,6 +57,7 @@ def _print(study: Study, trial: Trial, command: str, found: str) -> None:
     from autopeft.cli.console import facts, label_of, parameters, say
     from autopeft.configuration import describe
     from autopeft.report.numbers import duration, quality, size
+    from autopeft.setting import describe_recipe
 
     setting, total = study.definition.setting, study.definition.setting.backbone.shape.total_parameters
     shape = setting.backbone.shape
@@ -71,6 +73,7 @@ def _print(study: Study, trial: Trial, command: str, found: str) -> None:
         f"{counted.active:,}; head {setting.head.count(shape.width, setting.outputs):,} more",
         "budget": f"{budget.examples or setting.task['sizes']['train']} examples, {budget.epochs} epochs; "
         f"seed {trial.proposal.seed}",
+        "recipe": describe_recipe(setting.recipe.to_dict()),
         "cost": f"{duration(trial.cost.seconds)}, {trial.cost.cpu_seconds:.1f} s of CPU, peak "
         f"{size(trial.cost.peak_bytes)}",
         "training loss": " ".join("not finite" if x is None else f"{x:.4f}" for x in curve) or "none",

@@ -16,9 +16,11 @@ def run(given: Given, as_json: Json = False) -> None:
     """
     from autopeft.cli.console import facts, print_json, say
     from autopeft.cli.define import define
+    from autopeft.setting import describe_recipe
+    from autopeft.study.choices import decided
 
     found = define(given.settings())
-    definition, task = found.definition, found.task
+    definition, task = decided(found.definition), found.task
     shape, sizes = definition.setting.backbone.shape, {name: len(part) for name, part in task.splits.items()}
     if as_json:
         print_json(
@@ -34,6 +36,7 @@ def run(given: Given, as_json: Json = False) -> None:
                     "parameters": shape.total_parameters,
                 },
                 "space": {"kind": definition.space.kind, "size": definition.space.size},
+                "recipe": definition.setting.recipe.to_dict(),
                 "baselines": [name for name, _ in definition.baselines],
             }
         )
@@ -50,6 +53,7 @@ def run(given: Given, as_json: Json = False) -> None:
             "head": f"{definition.setting.head.kind}, "
             f"{definition.setting.head.count(shape.width, task.outputs):,} parameters",
             "space": f"{definition.space.kind}, {definition.space.size:,} configurations",
+            "recipe": describe_recipe(definition.setting.recipe.to_dict()),
             "baselines": ", ".join(name for name, _ in definition.baselines) or "none",
             "search": f"{definition.trials} trials by {definition.searcher.kind}",
             "study": found.settings.study or "not named",

@@ -16,6 +16,7 @@ from autopeft.report import numbers, text
 from autopeft.report.records import Importance, Summary
 from autopeft.report.summary import summarise
 from autopeft.report.svg import anytime_svg, curves_svg, front_svg
+from autopeft.setting import describe_recipe
 from autopeft.study.study import Study
 
 TRIALS_SHOWN = 2000
@@ -117,10 +118,6 @@ def _facts(summary: Summary) -> Sequence[tuple[str, str]]:
     columns = f"“{d.text}”" + (f" and “{d.text_pair}”" if d.text_pair else "") + f" → “{d.label}”"
     amount = f"{numbers.count(d.examples)} training examples" if d.examples else "all training examples"
     sizes = ", ".join(f"{name} {numbers.count(size)}" for name, size in d.sizes.items())
-    recipe = ", ".join(
-        f"{key.replace('_', ' ')} {value if isinstance(value, str) else format(value, 'g')}"
-        for key, value in d.recipe.items()
-    )
     return [
         ("backbone", f"{d.backbone} ({d.family}, {numbers.count(d.backbone_parameters)} parameters)"),
         ("weights", f"SHA-256 {d.backbone_sha256[:16]}…"),
@@ -136,7 +133,7 @@ def _facts(summary: Summary) -> Sequence[tuple[str, str]]:
         *([("constraints", ", ".join(f"{k} ≤ {v}" for k, v in d.constraints.items()))] if d.constraints else []),
         ("budget of a trial", f"{amount}, {d.epochs} epoch{'s' if d.epochs != 1 else ''}"),
         ("searcher", f"{d.searcher}, seed {d.seed}"),
-        ("recipe", recipe),
+        ("recipe", describe_recipe(d.recipe)),
         ("versions", ", ".join(f"{name} {version}" for name, version in d.versions.items()) or "unknown"),
         ("study", f"{summary.name}, definition {d.id}"),
     ]

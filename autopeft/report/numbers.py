@@ -75,6 +75,18 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def roughly(seconds: float) -> str:
+    """Returns an estimated time with two digits, in one unit: "42 s", "3.4 min", "16 min", "2.1 h".
+
+    Example:
+        >>> [roughly(x) for x in (0.42, 42.4, 204, 990, 7500, 123_456)]
+        ['0.4 s', '42 s', '3.4 min', '16 min', '2.1 h', '34 h']
+    """
+    unit, name = (1.0, "s") if seconds < 60.0 else (60.0, "min") if seconds < 3600.0 else (3600.0, "h")
+    number = seconds / unit
+    return f"{number:.1f} {name}" if number < 9.95 else f"{number:.0f} {name}"
+
+
 def size(number: int) -> str:
     """Returns a size of memory: "312 MB", "1.2 GB"; "–" for 0."""
     if number <= 0:

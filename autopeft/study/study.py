@@ -18,6 +18,7 @@ from autopeft.presets import usual_baselines
 from autopeft.search.base import Searcher, make_searcher
 from autopeft.setting import Backbone, Recipe, Setting, describe_backbone
 from autopeft.spaces.base import Space, SpaceTemplate
+from autopeft.study.choices import continued, decided
 from autopeft.study.database import StudyEvent
 from autopeft.study.definition import EVALUATE, StudyDefinition, library_versions
 from autopeft.study.driver import RunReport, Watch
@@ -87,7 +88,8 @@ class Study:
             space: Where to search, before or after it knows its backbone.
             trials: Total number of search trials; may differ from what is there already, and then extends it.
             head: The task head.
-            recipe: Training choices of all trials.
+            recipe: Training choices of all trials; the cache and the precision are decided now where it leaves them
+                open (`autopeft.study.choices`).
             objectives: Names in `OBJECTIVES`, "quality" first.
             constraints: Upper bounds on known objectives, such as {"parameters": "0.5%"}.
             budget: Fidelity of a full trial.
@@ -126,12 +128,16 @@ class Study:
 
     @staticmethod
     def start(path: str | Path, definition: StudyDefinition) -> Study:
-        """Creates the study of a definition, or opens it for writing where it is there already (see `create`)."""
+        """Creates the study of a definition, or opens it for writing where it is there already (see `create`).
+
+        What the definition's recipe leaves open is decided for a new study, and taken from one that is there.
+        """
         folder = Path(path)
         if not Store.exists(folder):
             check_bounds(definition.problem(), definition.constraints)
-            return Study(Store.create(folder, definition.to_dict()), trust_evaluate=True)
+            return Study(Store.create(folder, decided(definition).to_dict()), trust_evaluate=True)
         study = Study.open(folder, trust_evaluate=True)  # the caller names the function; another one is refused below
+        definition = continued(definition, study.definition)
         differences = study.definition.differences(definition)
         if differences:
             study.close()

@@ -1,0 +1,83 @@
+"""What a study decides once, when it is made: the cache and the precision, where nobody has asked for either.
+
+Both change numbers in their last digits, so they are stored with the study and the same in every run of it, on whatever
+machine. Torch-free.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from autopeft.bounds import sample
+from autopeft.estimate import cached_bytes
+from autopeft.operations import caches, filling, lowest_layer, seconds_of
+from autopeft.processor import has_bfloat16
+from autopeft.spaces.base import as_point
+from autopeft.study.definition import StudyDefinition
+
+COSTED: Final = 64
+"""How many random configurations tell what the cache would save."""
+WORTH: Final = 0.02
+"""Least share of the time of the trials that the cache has to save."""
+MOST: Final = 16 << 30
+"""Most bytes of hidden states that a study keeps: those of all texts at every height at which a trial begins."""
+
+
+def decided(definition: StudyDefinition) -> StudyDefinition:
+    """Returns the definition of a new study, with what was left open decided.
+
+    The cache is used where it saves at least `WORTH` of the time of the trials, with the time that filling it takes,
+    and holds at most `MOST` bytes; never with dropout, with which what lies below the modules differs at each step. A
+    study whose texts nobody has counted keeps that open, which means no. The precision "auto" is bfloat16 where this
+    machine's processor has instructions for it.
+
+    Example:
+        >>> decided(definition).setting.recipe.cache  # doctest: +SKIP
+        True
+    """
+    recipe = definition.setting.recipe
+    if recipe.precision == "auto":
+        recipe = replace(recipe, precision="bfloat16" if has_bfloat16() else "float32")
+    if recipe.cache is None and definition.texts:
+        saved, size = saving(definition)
+        recipe = replace(recipe, cache=saved >= WORTH and size <= MOST)
+    return replace(definition, setting=replace(definition.setting, recipe=recipe))
+
+
+def continued(definition: StudyDefinition, there: StudyDefinition) -> StudyDefinition:
+    """Returns a definition asked for, with what it leaves open as the study that is there has it.
+
+    A study from before there was a cache has none; asking for none is no difference.
+    """
+    recipe, stored = definition.setting.recipe, there.setting.recipe
+    if recipe.precision == "auto":
+        recipe = replace(recipe, precision=stored.precision)
+    if recipe.cache is None or (not recipe.cache and stored.cache is None):
+        recipe = replace(recipe, cache=stored.cache)
+    return replace(definition, setting=replace(definition.setting, recipe=recipe))
+
+
+def saving(definition: StudyDefinition) -> tuple[float, int]:
+    """Returns what the cache would save of the time of the search trials, as a share, and the bytes it would hold.
+
+    Both are those of `COSTED` random configurations and of the baselines; 0 and 0 where none can use it.
+    """
+    setting, texts = definition.setting, definition.texts
+    without = replace(setting, recipe=replace(setting.recipe, cache=False))
+    setting = replace(setting, recipe=replace(setting.recipe, cache=True))
+    shape, space = setting.backbone.shape, definition.space
+    points = sample(space)
+    searched = [space.configuration(as_point(p)) for p in points[:: max(1, len(points) // COSTED)]]
+    everything = [*searched, *(c for _, c in definition.baselines)]
+    heights = {lowest_layer(shape, c) for c in everything if caches(setting.recipe, shape, c)}
+    if not searched or not heights:
+        return 0.0, 0
+    times = [
+        (seconds_of(without, definition.budget, texts, c, 1.0), seconds_of(setting, definition.budget, texts, c, 1.0))
+        for c in searched
+    ]
+    trials = max(1, definition.trials)
+    before, after = (trials * sum(pair[k] for pair in times) / len(times) for k in (0, 1))
+    saved = 1.0 - (after + filling(setting, texts, everything, 1.0)) / before
+    return saved, len(heights) * cached_bytes(setting, texts)
