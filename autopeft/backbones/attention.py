@@ -46,16 +46,37 @@ def with_prefix(
     prefixes = sidecar.prefixes() if sidecar is not None else []
     if not prefixes:
         return key, value, mask
-    batch, length = key.shape[0], sum(k.shape[1] for k, _ in prefixes)
+    batch, length = key.shape[0], sum(k.shape[-2] for k, _ in prefixes)
     # An absent mask of a causal module means tril over the true keys: make it explicit before the prefix moves it.
     if mask is None and getattr(module, "is_causal", False) and query.shape[2] > 1:
         causal = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=key.device).tril()
         mask = causal[None, None]
-    if mask is not None:
+    visible = sidecar.visible() if sidecar is not None else None
+    if visible is not None:
+        mask = _hidden_in_front(visible.repeat_interleave(batch // len(visible), dim=0), mask, query, key.shape[2])
+    elif mask is not None:
         mask = functional.pad(mask, (length, 0), value=True if mask.dtype == torch.bool else 0.0)
-    keys = [k.to(key.dtype).expand(batch, -1, -1, -1) for k, _ in prefixes]
-    values = [v.to(value.dtype).expand(batch, -1, -1, -1) for _, v in prefixes]
+    keys = [_per_row(k.to(key.dtype), batch) for k, _ in prefixes]
+    values = [_per_row(v.to(value.dtype), batch) for _, v in prefixes]
     return torch.cat([*keys, key], dim=2), torch.cat([*values, value], dim=2), mask
+
+
+def _per_row(part: torch.Tensor, batch: int) -> torch.Tensor:
+    """(heads, p, d), or (K, heads, p, d) for K equal parts of the batch, -> (batch, heads, p, d)."""
+    return part.expand(batch, -1, -1, -1) if part.dim() == 3 else part.repeat_interleave(batch // len(part), dim=0)
+
+
+def _hidden_in_front(visible: torch.Tensor, mask: torch.Tensor | None, query: torch.Tensor, keys: int) -> torch.Tensor:
+    """Puts (batch, p) in front of a mask over `keys` keys; where there is none, all of them are visible."""
+    if mask is None:  # additive: every implementation reads it
+        mask = query.new_zeros(1, 1, query.shape[2], keys)
+    front = visible
+    if mask.dtype != torch.bool:
+        front = torch.zeros(visible.shape, dtype=mask.dtype, device=mask.device)
+        front = front.masked_fill(~visible, torch.finfo(mask.dtype).min)
+    batch, (_, heads, queries, _) = len(visible), mask.shape
+    front = front[:, None, None].expand(-1, heads, queries, -1)
+    return torch.cat([front, mask.expand(batch, -1, -1, -1)], dim=-1)
 
 
 def _own_eager(module: torch.nn.Module) -> AttentionFunction:

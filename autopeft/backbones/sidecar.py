@@ -63,8 +63,15 @@ class Sidecar(nn.Module):
         return y
 
     def prefixes(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Returns keys and values of every prefix, each of shape (kv_heads, p, head_dim)."""
+        """Returns keys and values of every prefix, each of shape (kv_heads, p, head_dim).
+
+        A sidecar of K configurations gives (K, kv_heads, p, head_dim), for as many equal parts of the batch.
+        """
         return [layer() for layer in self.layers() if isinstance(layer, AttentionLayer)]
+
+    def visible(self) -> torch.Tensor | None:
+        """Returns which positions of all prefixes may be seen, shape (K, sum of p), or None where all may."""
+        return None
 
 
 def sidecar_of(module: nn.Module) -> Sidecar | None:

@@ -48,11 +48,19 @@ class HeadLayer(nn.Module):
             hidden: Last hidden states, shape (batch, tokens, width).
             mask: 1 at real tokens, 0 at padding, shape (batch, tokens).
         """
+        pooled = self.pooled(hidden, mask)
+        return pooled if self.dense is None else self.activate(self.dense(pooled))
+
+    def pooled(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Returns one vector per text, before any Linear, shape (batch, width); arguments as in `features`."""
         if self.kind == "mean":
             weights = mask.to(hidden.dtype).unsqueeze(-1)
             return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
-        first = hidden[:, 0]
-        return first if self.dense is None else _ACTIVATIONS[self.activation](self.dense(first))
+        return hidden[:, 0]
+
+    def activate(self, inner: torch.Tensor) -> torch.Tensor:
+        """Returns what follows the dense Linear, of any shape."""
+        return _ACTIVATIONS[self.activation](inner)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Returns outputs of shape (batch, outputs); arguments as in `features`."""

@@ -43,12 +43,18 @@ class PeftModule(ABC):
 
     Subclasses live in `modules/<family>/spec.py`, are frozen dataclasses, register with `@register`, and name the
     file that builds their torch side in `layer`.
+
+    `trains_own` names the backbone's own parameters at the slot that the module trains in private copies ("weight",
+    "bias"; "*" for every one of the backbone): no two modules may train the same one.
     """
 
     kind: ClassVar[str]
     sites: ClassVar[frozenset[str]]
     layer: ClassVar[str]
     identity_at_start: ClassVar[bool] = True
+    trains_own: ClassVar[frozenset[str]] = frozenset()
+    stackable: ClassVar[bool] = False
+    """Whether `autopeft.backbones.stacked` can train it beside modules of other configurations in one batch."""
 
     @abstractmethod
     def count(self, shapes: Sequence[SlotShape]) -> ParameterCount:

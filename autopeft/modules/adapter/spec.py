@@ -45,6 +45,7 @@ class SerialAdapter(PeftModule):
 
     sites = frozenset({"ffn"})
     layer = "autopeft.modules.adapter.layer"
+    stackable = True
     bottleneck: int
     init_std: float = 0.02
     zero_up: bool = True
@@ -77,6 +78,7 @@ class ParallelAdapter(PeftModule):
 
     sites = frozenset({"ffn"})
     layer = "autopeft.modules.adapter.layer"
+    stackable = True
     bottleneck: int
     scale: float = 4.0
 

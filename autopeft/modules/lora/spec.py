@@ -31,6 +31,7 @@ class Lora(PeftModule):
 
     sites = frozenset(LINEAR_SITES)
     layer = "autopeft.modules.lora.layer"
+    stackable = True
     rank: int
     alpha: float = 0.0
 

@@ -30,6 +30,7 @@ class Prefix(PeftModule):
 
     sites = frozenset({"attention"})
     layer = "autopeft.modules.prefix.layer"
+    stackable = True
     identity_at_start = False
     length: int
     mlp: int = 0
