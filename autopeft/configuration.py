@@ -127,6 +127,7 @@ class Configuration:
                 p.module.check(shape.at(p.slot))
             except InputError as refusal:
                 raise InputError(refusal.what, where=refusal.where or str(p.slot), cure=refusal.cure) from None
+        _require_one_owner(self.placements)
         for members in self.groups:
             if any(p.module != members[0].module for p in members):
                 raise InputError("modules of one group differ", where=members[0].group, cure="give them equal fields")
@@ -161,6 +162,18 @@ class Configuration:
         return Configuration(tuple(Placement.from_dict(p) for p in given), Training(**training))
 
 
+def _require_one_owner(placements: Iterable[Placement]) -> None:
+    """Raises InputError where two modules would train the same parameters of the backbone."""
+    own = [p for p in placements if p.module.trains_own]
+    whole = next((p for p in own if "*" in p.module.trains_own), None)
+    taken: dict[Slot, Placement] = {}
+    for p in own:
+        other = whole if whole not in (None, p) else taken.setdefault(p.slot, p)
+        if other not in (None, p) and (other is whole or other.module.trains_own & p.module.trains_own):
+            what = f"{p.module.kind} and {other.module.kind} would train the same parameters"
+            raise InputError(what, where=str(p.slot), cure="keep one of them")
+
+
 def require_keys(data: object, known: set[str] | None, where: str, needed: tuple[str, ...] = ()) -> None:
     """Raises InputError unless `data` is a mapping with known keys only, the needed ones among them.
 
@@ -178,6 +191,22 @@ def require_keys(data: object, known: set[str] | None, where: str, needed: tuple
     for key in needed:
         if key not in data:
             raise InputError(f"'{key}' is missing", where=where, cure="add it")
+
+
+def lowest_layer(configuration: Configuration, shape: BackboneShape) -> int:
+    """Returns the lowest layer in which something is inserted or trained; the number of layers where nothing is.
+
+    It is 0 where a module trains the backbone's own parameters wherever they are, sits outside the layers, or where the
+    backbone has several stacks.
+
+    Example:
+        >>> lowest_layer(Configuration(), shape)  # doctest: +SKIP
+        6
+    """
+    if len(shape.stacks) != 1:
+        return 0
+    (stack, layers), *_ = shape.stacks.items()
+    return min((p.slot.index if p.slot.stack == stack else 0 for p in configuration.placements), default=layers)
 
 
 def describe(configuration: Configuration) -> str:

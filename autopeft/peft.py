@@ -188,8 +188,10 @@ class AutoPeftTuner(BaseTuner):
         """Inserts the configuration's modules and, where there is one, the head."""
         config: AutoPeftConfig = self.peft_config[adapter_name]
         configuration = Configuration.from_dict(config.configuration)
-        if any(p.slot.stack == "backbone" for p in configuration.placements):
-            raise InputError("full fine-tuning is not a peft adapter", cure="load it with autopeft.adapters.load")
+        own = next((p for p in configuration.placements if p.module.trains_own), None)
+        if own is not None:
+            what = f"{own.module.kind} trains parameters of the backbone itself, which is no adapter to peft"
+            raise InputError(what, where=str(own.slot), cure="load it with autopeft.adapters.load")
         backbone = backbone_in(model)
         head = None
         if config.head is not None:

@@ -6,8 +6,24 @@ from collections.abc import Callable, Mapping, Sequence
 
 from autopeft.configuration import Configuration, Placement, Training, uniform
 from autopeft.errors import InputError, nearest
-from autopeft.modules import LINEAR_SITES, FullFineTuning, Lora, ParallelAdapter, Prefix, SerialAdapter
+from autopeft.modules import (
+    LINEAR_SITES,
+    BitFit,
+    FullFineTuning,
+    LayerNormTuning,
+    Lora,
+    ParallelAdapter,
+    PeftModule,
+    Prefix,
+    SerialAdapter,
+)
 from autopeft.shapes import BackboneShape, Slot
+
+
+def _everywhere(shape: BackboneShape, module: PeftModule, rate: float) -> Configuration:
+    """Puts one module at every slot it can sit at."""
+    return Configuration(tuple(Placement(slot, module) for slot in shape if slot.site in module.sites), Training(rate))
+
 
 PRESETS: dict[str, Callable[[BackboneShape, float], Configuration]] = {
     "probe": lambda shape, rate: Configuration((), Training(rate)),
@@ -21,6 +37,8 @@ PRESETS: dict[str, Callable[[BackboneShape, float], Configuration]] = {
     "mam": lambda shape, rate: uniform(
         shape, [("attention", Prefix(30)), ("ffn", ParallelAdapter(48))], Training(rate)
     ),
+    "bitfit": lambda shape, rate: _everywhere(shape, BitFit(), rate),
+    "layer_norm": lambda shape, rate: _everywhere(shape, LayerNormTuning(), rate),
     "full": lambda shape, rate: Configuration(
         (Placement(Slot("backbone", 0, "all"), FullFineTuning()),), Training(rate)
     ),
@@ -32,7 +50,8 @@ def preset(name: str, shape: BackboneShape, learning_rate: float) -> Configurati
 
     Args:
         name: "probe" (head only), "lora" (r=8 on query and value, arXiv 2106.09685), "lora_all_linear" (r=8 on all six
-            Linears), "serial" (b=48), "parallel" (b=48), "prefix" (p=20), "mam" (arXiv 2110.04366), "full".
+            Linears), "serial" (b=48), "parallel" (b=48), "prefix" (p=20), "mam" (arXiv 2110.04366),
+            "bitfit" (all biases of layers and LayerNorms, arXiv 2106.10199), "layer_norm" (all LayerNorms), "full".
         shape: The backbone's shape.
         learning_rate: Its peak learning rate.
 

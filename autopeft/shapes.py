@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from autopeft.errors import InputError, nearest
@@ -19,8 +20,13 @@ FORM = {
     "slots": {
         str: {"d_in": int, "d_out": int, "heads?": int, "kv_heads?": int, "head_dim?": int, "parameters?": int},
     },
+    "norms?": {str: int},
 }
 """What `BackboneShape.to_dict` looks like (`autopeft.untrusted.require_form`)."""
+WHOLE = "backbone"
+"""Stack of the one slot that stands for the whole model."""
+EMBEDDINGS = "embeddings"
+"""Stack of what lies below the first layer."""
 _SLOT = re.compile(r"^(?P<stack>[a-z][a-z0-9_]*)\.(?P<index>\d+)\.(?P<site>[a-z0-9_.]+)$")
 
 
@@ -29,9 +35,10 @@ class Slot:
     """A place in the backbone where a module attaches.
 
     Attributes:
-        stack: Stack of layers, such as "encoder"; "backbone" (index 0) stands for the whole model.
+        stack: Stack of layers, such as "encoder"; "embeddings" (index 0) lies below the first one, "backbone" (index 0)
+            stands for the whole model.
         index: Layer index in the stack, counted from the input, from 0.
-        site: Site in the layer: "ffn", "attention", "attention.query", "ffn.up" ...
+        site: Site in the layer: "ffn", "attention", "attention.query", "ffn.up", "norm1", "norm2" ...
 
     Example:
         >>> str(Slot("encoder", 3, "attention.query"))
@@ -81,7 +88,8 @@ class BackboneShape:
 
     Attributes:
         family: Name of the family map, such as "bert".
-        slots: Shape of every slot.
+        slots: Shape of every slot but the LayerNorms'.
+        norms: Width of the LayerNorm at each slot that is one; empty in studies from before they were slots.
         total_parameters: Parameters of the bare `AutoModel`, pooler included; percentages refer to it.
         width: Width of the last hidden states.
         positions: Longest text in tokens it has positions for, or 0 where it is not known.
@@ -96,13 +104,14 @@ class BackboneShape:
     total_parameters: int
     width: int
     positions: int = 0
+    norms: Mapping[Slot, int] = field(default_factory=dict)
 
     @cached_property
     def stacks(self) -> dict[str, int]:
-        """Number of layers per stack, without the whole-backbone slot."""
+        """Number of layers per stack, without embeddings and the whole-backbone slot."""
         depth: dict[str, int] = {}
         for slot in self.slots:
-            if slot.stack != "backbone":
+            if slot.stack not in (WHOLE, EMBEDDINGS):
                 depth[slot.stack] = max(depth.get(slot.stack, 0), slot.index + 1)
         return depth
 
@@ -116,35 +125,43 @@ class BackboneShape:
         """Returns the shape at `slot`; raises InputError naming the layers or sites that exist."""
         if slot in self.slots:
             return self.slots[slot]
-        depth = 1 if slot.stack == "backbone" else self.layers(slot.stack)
+        if slot in self.norms:
+            return SlotShape(self.norms[slot], self.norms[slot])
+        one = any(s.stack == slot.stack for s in self) and slot.stack in (WHOLE, EMBEDDINGS)
+        depth = 1 if one else self.layers(slot.stack)
         if slot.index >= depth:
             raise InputError(
                 f"layer {slot.index} does not exist",
                 where=str(slot),
                 cure=f"'{slot.stack}' has layers 0 to {depth - 1}",
             )
-        sites = {s.site for s in self.slots if s.stack == slot.stack}
+        sites = {s.site for s in self if s.stack == slot.stack}
         raise InputError(f"{self.family} has no site '{slot.site}'", where=str(slot), cure=nearest(slot.site, sites))
 
     def __iter__(self) -> Iterator[Slot]:
-        return iter(self.slots)
+        return chain(self.slots, self.norms)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns a JSON-able form; zero fields are left out."""
+        norms = {"norms": {str(slot): width for slot, width in self.norms.items()}} if self.norms else {}
         return {
             "family": self.family,
             "total_parameters": self.total_parameters,
             "width": self.width,
             "positions": self.positions,
             "slots": {str(slot): {k: v for k, v in vars(s).items() if v} for slot, s in self.slots.items()},
+            **norms,
         }
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> BackboneShape:
         """Inverse of `to_dict`; raises ValueError or InputError where it is not the form of a shape."""
         require_form(data, FORM, "shape")
+        norms = {Slot.parse(name): width for name, width in data.get("norms", {}).items()}
         sizes = [data["total_parameters"], data["width"], *(fields["d_in"] for fields in data["slots"].values())]
+        sizes += norms.values()
         if min(sizes) < 1 or any(n < 0 for fields in data["slots"].values() for n in fields.values()):
             raise ValueError("shape holds a width or a number of parameters that is too small")
         slots = {Slot.parse(name): SlotShape(**fields) for name, fields in data["slots"].items()}
-        return BackboneShape(data["family"], slots, data["total_parameters"], data["width"], data.get("positions", 0))
+        total, width = data["total_parameters"], data["width"]
+        return BackboneShape(data["family"], slots, total, width, data.get("positions", 0), norms)

@@ -26,8 +26,8 @@ from autopeft.configuration import Configuration, Placement
 from autopeft.errors import InputError
 from autopeft.families import Family, family_of, shape_of
 from autopeft.modules.build import build
-from autopeft.modules.layers import ModuleLayer, RebindingLayer
-from autopeft.shapes import BackboneShape, Slot
+from autopeft.modules.layers import ModuleLayer, PrivateCopies
+from autopeft.shapes import EMBEDDINGS, WHOLE, BackboneShape, Slot
 
 Built = list[tuple[Placement, ModuleLayer]]
 
@@ -78,13 +78,10 @@ class Injection:
         if self.ejected:
             return
         self.ejected.append(True)
-        for _, layer in self.built:
-            if isinstance(layer, RebindingLayer):
-                layer.unbind(self.model)
+        layouts.remove(self.model, self.name)
         for module in self.hosts:
             release(module, self.name)
         drop_unused_prefixes(self.model)
-        layouts.remove(self.model, self.name)
 
 
 def backbone_in(model: PreTrainedModel) -> PreTrainedModel:
@@ -107,28 +104,30 @@ def inject(
     """Builds a configuration's modules and attaches them to a backbone, whose own parameters are frozen.
 
     The configuration is checked and every layer is built before the first one is attached, so a refusal leaves the
-    model as it was.
+    model as it was. A module that trains parameters of the backbone itself does so in private copies: the shared
+    tensors are not written to, and `eject` puts the very same ones back.
 
     Args:
         model: A transformers model of a known family, bare or with a task head.
         configuration: What to insert.
         name: Name of the layout; several layouts can share a model, and the last one injected is active: of the
-            others nothing takes part in the forward pass.
+            others nothing takes part in the forward pass. Private copies of the backbone's own parameters are in place
+            while their layout is active.
         tensors: Stored tensors to load, named as `Injection.stored_state` names them; None: fresh weights, drawn from
             torch's global generator in canonical order (seed it first).
 
     Raises:
-        InputError: The configuration does not fit the model, the name is taken, full fine-tuning is in place, or
-            tensors are missing, superfluous or of another shape.
+        InputError: The configuration does not fit the model, the name is taken, or tensors are missing, superfluous or
+            of another shape.
 
     Example:
         >>> injection = inject(model, configuration); ...; injection.eject()  # doctest: +SKIP
     """
     backbone = backbone_in(model)
     layouts.require_room(backbone, name)
-    injection = attach(model, configuration, name=name, tensors=tensors)
-    rebinds = any(isinstance(layer, RebindingLayer) for _, layer in injection.built)
-    layouts.push(backbone, name, rebinds)
+    with layouts.put_back(backbone):  # private copies are made of the shared parameters
+        injection = attach(model, configuration, name=name, tensors=tensors)
+    layouts.push(backbone, name, [layer for _, layer in injection.built if isinstance(layer, PrivateCopies)])
     return injection
 
 
@@ -159,6 +158,9 @@ def attach(
     reference = next(backbone.parameters())
     for _, layer in built:
         place_beside(layer, reference)
+    for placement, layer in built:
+        if isinstance(layer, PrivateCopies):
+            _copy(backbone, family, placement.slot, layer)
     if tensors is not None:
         load_tensors(built, tensors)
     if any(p.slot.site == "attention" for p, _ in built):
@@ -168,9 +170,8 @@ def attach(
             parameter.requires_grad_(False)
     hosts = []
     for placement, layer in built:
-        if isinstance(layer, RebindingLayer):
-            layer.bind(backbone)
-            continue
+        if isinstance(layer, PrivateCopies):
+            continue  # bound when its layout is active
         module, mixin = _seam(backbone, family, placement.slot)
         host(module, mixin, str(placement.slot), make_sidecar).add(name, placement.module.kind, layer)
         hosts.append(module)
@@ -193,12 +194,8 @@ def load_tensors(built: Built, tensors: Mapping[str, torch.Tensor]) -> None:
     expected: set[str] = set()
     for placement, layer in built:
         prefix = f"{placement.slot}.{placement.module.kind}."
-        if isinstance(layer, RebindingLayer):
-            own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            layer.load_stored(own)
-            expected.update(prefix + key for key in own)
-            continue
-        for key, target in layer.state_dict().items():
+        targets = layer.stored_state() if isinstance(layer, PrivateCopies) else layer.state_dict()
+        for key, target in targets.items():
             expected.add(prefix + key)
             given = tensors.get(prefix + key)
             if given is None:
@@ -224,6 +221,23 @@ def _build(configuration: Configuration, shape: BackboneShape) -> Built:
         for slot, layer in build(module, {p.slot: shape.at(p.slot) for p in members}).items():
             layers[slot, module.kind] = layer
     return [(p, layers[p.slot, p.module.kind]) for p in configuration.placements]
+
+
+def _copy(backbone: nn.Module, family: Family, slot: Slot, layer: PrivateCopies) -> None:
+    try:
+        layer.copy_from(_own(backbone, family, slot))
+    except InputError as refusal:
+        raise InputError(refusal.what, where=str(slot), cure=refusal.cure) from None
+
+
+def _own(backbone: nn.Module, family: Family, slot: Slot) -> nn.Module:
+    """Returns the module at a slot whose own parameters are trained: a Linear, a LayerNorm, or the whole backbone."""
+    if slot.stack == WHOLE:
+        return backbone
+    if slot.stack == EMBEDDINGS:
+        return backbone.get_submodule(family.embeddings[slot.site])
+    layer = cast(nn.ModuleList, backbone.get_submodule(family.stacks[slot.stack]))[slot.index]
+    return layer.get_submodule({**family.linears, **family.norms}[slot.site])
 
 
 def _seam(backbone: nn.Module, family: Family, slot: Slot) -> tuple[nn.Module, type]:

@@ -61,6 +61,10 @@ class Family:
         stock_head: The family's classification head.
         defaults: Values `config.json` leaves out when they equal the class defaults.
         shape: Builds the shape from the completed configuration.
+        norms: Site to path, inside a layer, of its LayerNorms: "norm1" after the attention, "norm2" after the FFN.
+        embeddings: Site to path, in the bare backbone, of what can be trained below the first layer: "norm".
+        narrowed: Path, inside a layer, of the module after whose input no position reads another, all of whose
+            arguments have the shape (batch, tokens, width); "" where there is none.
     """
 
     name: str
@@ -72,6 +76,9 @@ class Family:
     stock_head: StockHead
     defaults: Mapping[str, int]
     shape: Callable[[Mapping[str, Any]], BackboneShape]
+    norms: Mapping[str, str]
+    embeddings: Mapping[str, str]
+    narrowed: str = ""
 
 
 FAMILIES: dict[str, Family] = {}
@@ -95,7 +102,15 @@ def family_of(model_type: str) -> Family:
 
 
 def encoder_shape(
-    family: str, *, width: int, layers: int, heads: int, ffn: int, outside_layers: int, positions: int
+    family: str,
+    *,
+    width: int,
+    layers: int,
+    heads: int,
+    ffn: int,
+    outside_layers: int,
+    positions: int,
+    embedding: int = 0,
 ) -> BackboneShape:
     """Returns the shape of a post-LN encoder whose layers hold 4 d^2 + 4 d, 2 d f + f + d and two LayerNorms.
 
@@ -107,6 +122,7 @@ def encoder_shape(
         ffn: FFN width f.
         outside_layers: Parameters outside the layers: embeddings and pooler.
         positions: Longest text in tokens.
+        embedding: Width of the embeddings where it is another one.
 
     Raises:
         InputError: More layers than any model has: the slots of each are listed.
@@ -125,4 +141,6 @@ def encoder_shape(
     total = outside_layers + layers * per_layer
     slots = {Slot("encoder", i, site): shape for i in range(layers) for site, shape in sites.items()}
     slots[Slot("backbone", 0, "all")] = SlotShape(width, width, parameters=total)
-    return BackboneShape(family, slots, total, width, positions)
+    norms = {Slot("encoder", i, site): width for i in range(layers) for site in ("norm1", "norm2")}
+    norms[Slot("embeddings", 0, "norm")] = embedding or width
+    return BackboneShape(family, slots, total, width, positions, norms)

@@ -56,6 +56,9 @@ BERT = register_family(
         stock_head=StockHead("bert.pooler.dense", "classifier", "tanh", pretrained_dense="pooler.dense"),
         defaults=_DEFAULTS,
         shape=_shape,
+        norms={"norm1": "attention.output.LayerNorm", "norm2": "output.LayerNorm"},
+        embeddings={"norm": "embeddings.LayerNorm"},
+        narrowed="attention.output",
     )
 )
 ROBERTA = register_family(

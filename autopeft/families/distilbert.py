@@ -47,5 +47,8 @@ register_family(
             "max_position_embeddings": 512,
         },
         shape=_shape,
+        norms={"norm1": "sa_layer_norm", "norm2": "output_layer_norm"},
+        embeddings={"norm": "embeddings.LayerNorm"},
+        narrowed="sa_layer_norm",
     )
 )

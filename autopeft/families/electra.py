@@ -22,6 +22,7 @@ def _shape(config: Mapping[str, Any]) -> BackboneShape:
         ffn=config["intermediate_size"],
         outside_layers=tables * e + 2 * e + (e * d + d if e != d else 0),
         positions=config["max_position_embeddings"],
+        embedding=e,
     )
 
 

@@ -12,10 +12,14 @@ from autopeft.modules.base import (
 from autopeft.modules.full.spec import FullFineTuning
 from autopeft.modules.lora.spec import LINEAR_SITES, Lora
 from autopeft.modules.prefix.spec import Prefix
+from autopeft.modules.selective.spec import NORM_SITES, BitFit, LayerNormTuning
 
 __all__ = [
     "LINEAR_SITES",
+    "NORM_SITES",
+    "BitFit",
     "FullFineTuning",
+    "LayerNormTuning",
     "Lora",
     "ParallelAdapter",
     "ParameterCount",

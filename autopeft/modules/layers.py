@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -47,17 +47,47 @@ class LinearLayer(ModuleLayer):
         """Returns the term to add, shape (..., d_out), for the Linear's input of shape (..., d_in)."""
 
 
-class RebindingLayer(ModuleLayer):
-    """Sits at the whole backbone: trains private copies of its own parameters, rebound in place of the shared ones."""
+class PrivateCopies(ModuleLayer, ABC):
+    """Trains private copies of exactly some of the backbone's own parameters; the shared tensors stay as they are.
+
+    The copies are made when the layer meets its host, and take the places of the shared parameters by reference as long
+    as it is bound. `unbind` puts the very same shared tensors back. Binding again goes on with the copies as they are.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.copies = nn.ParameterDict()
+        self._shared: list[tuple[nn.Module, str, nn.Parameter, str]] = []
 
     @abstractmethod
-    def bind(self, backbone: nn.Module) -> None:
-        """Puts the private copies in place of the shared parameters."""
+    def chosen(self, host: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+        """Yields (name, owning module, attribute) of every parameter to copy.
 
-    @abstractmethod
-    def unbind(self, backbone: nn.Module) -> None:
+        Args:
+            host: The module at the slot, or the whole backbone.
+        """
+
+    def copy_from(self, host: nn.Module) -> None:
+        """Makes the copies, and remembers whose they are; the host computes as before until `bind`."""
+        by_identity: dict[int, nn.Parameter] = {}
+        for name, owner, attribute in list(self.chosen(host)):
+            shared = owner._parameters[attribute]
+            assert shared is not None
+            key = name.replace(".", "/")  # a dictionary of parameters takes no dots
+            # Two names of one tensor (tied embeddings) stay one tensor in the copy.
+            self.copies[key] = by_identity.setdefault(id(shared), nn.Parameter(shared.detach().clone()))
+            self._shared.append((owner, attribute, shared, key))
+
+    def bind(self) -> None:
+        """Puts the copies in place of the shared parameters."""
+        for owner, attribute, _, key in self._shared:
+            owner._parameters[attribute] = self.copies[key]
+
+    def unbind(self) -> None:
         """Puts the very same shared parameters back."""
+        for owner, attribute, shared, _ in self._shared:
+            owner._parameters[attribute] = shared
 
-    @abstractmethod
-    def load_stored(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Fills the private copies from stored tensors; called before `bind`."""
+    def stored_state(self) -> dict[str, torch.Tensor]:
+        """Returns every trained parameter under its name in the host; the tensors are those that are trained."""
+        return {key.replace("/", "."): tensor.detach() for key, tensor in self.copies.items()}

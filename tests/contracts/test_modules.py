@@ -16,7 +16,10 @@ from autopeft.errors import InputError
 from autopeft.families import FAMILIES, shape_of
 from autopeft.modules import (
     LINEAR_SITES,
+    NORM_SITES,
+    BitFit,
     FullFineTuning,
+    LayerNormTuning,
     Lora,
     ParallelAdapter,
     PeftModule,
@@ -38,6 +41,8 @@ CASES: dict[str, tuple[tuple[str, ...], PeftModule, str]] = {
     "prefix through an MLP": (("attention",), Prefix(4, mlp=10), "prefix"),
     "lora": (LINEAR_SITES, Lora(3), ""),
     "full": (("all",), FullFineTuning(), ""),
+    "bitfit": ((*LINEAR_SITES, *NORM_SITES), BitFit(), ""),
+    "layer norm": (NORM_SITES, LayerNormTuning(), ""),
 }
 EVERY = [(family, case) for family in models.FAMILIES for case in CASES]
 
@@ -46,7 +51,8 @@ def configuration(case: str, layers: tuple[int, ...] = (0, 2)) -> Configuration:
     sites, module, group = CASES[case]
     if sites == ("all",):
         return Configuration((Placement(Slot("backbone", 0, "all"), module),))
-    slots = [Slot("encoder", layer, site) for layer in layers for site in sites]
+    slots = [Slot("encoder", layer, site) for layer in layers for site in sites if site != "norm"]
+    slots += [Slot("embeddings", 0, "norm")] if "norm" in sites else []
     return Configuration(tuple(Placement(slot, module, group) for slot in slots))
 
 
@@ -294,7 +300,19 @@ def test_two_layouts_share_a_backbone() -> None:
     assert torch.equal(hidden(model), before)
 
 
-@pytest.mark.parametrize("cases", [("lora", "prefix"), ("prefix", "prefix through an MLP"), ("serial", "full")])
+@pytest.mark.parametrize(
+    "cases",
+    [
+        ("lora", "prefix"),
+        ("prefix", "prefix through an MLP"),
+        ("serial", "full"),
+        ("full", "lora"),
+        ("bitfit", "layer norm"),
+        ("layer norm", "full"),
+        ("full", "bitfit"),
+        ("bitfit", "prefix"),
+    ],
+)
 @pytest.mark.parametrize("last_first", [True, False])
 def test_of_several_layouts_only_the_last_injected_takes_part(cases: tuple[str, str], last_first: bool) -> None:
     """Each layout's outputs are those it has alone, in whichever order they leave; nothing of them stays."""
@@ -320,6 +338,53 @@ def test_of_several_layouts_only_the_last_injected_takes_part(cases: tuple[str, 
     assert torch.equal(hidden(model), before)
     assert model.config._attn_implementation == "sdpa"
     assert not any("autopeft" in name for module in model.modules() for name in vars(module))
+
+
+def test_a_layout_that_leaves_twice_or_below_others_puts_the_shared_tensors_back() -> None:
+    """Private copies are in place while their layout is on top, and only then."""
+    model = models.tiny_model("bert")
+    shared = {name: id(p) for name, p in model.named_parameters()}
+    injections = [inject(model, configuration(case), name=case) for case in ("bitfit", "full", "layer norm")]
+    norm, query = model.encoder.layer[0].output.LayerNorm, model.encoder.layer[0].attention.self.query
+    assert id(query.bias) == shared["encoder.layer.0.attention.self.query.bias"]  # the top layout trains norms only
+    assert norm.bias is injections[2].built[2][1].copies["bias"]
+    injections[0].eject()
+    injections[2].eject()
+    injections[2].eject()
+    inside = injections[1].built[0][1].copies
+    assert query.bias is inside["encoder/layer/0/attention/self/query/bias"]
+    injections[1].eject()
+    assert {name: id(p) for name, p in model.named_parameters()} == shared
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("case", ["full", "bitfit", "layer norm"])
+@pytest.mark.parametrize(("change", "says"), [("drop", "tensor is missing"), ("extra", "belong"), ("cut", "has shape")])
+def test_private_copies_load_exactly_what_they_train(case: str, change: str, says: str) -> None:
+    model = models.tiny_model("bert")
+    before, shared = hidden(model), {name: id(p) for name, p in model.named_parameters()}
+    injection = inject(model, configuration(case))
+    stored = injection.stored_state()
+    injection.eject()
+    name = next(key for key in stored if key.endswith("norm1.layer_norm.bias" if case == "layer norm" else "bias"))
+    if change == "drop":
+        del stored[name]
+    elif change == "extra":
+        stored[f"{name}s"] = torch.zeros(2)
+    else:
+        stored[name] = stored[name][:1]
+    with pytest.raises(InputError, match=says):
+        inject(model, configuration(case), tensors=stored)
+    assert torch.equal(hidden(model), before)
+    assert {name: id(p) for name, p in model.named_parameters()} == shared
+
+
+def test_a_bias_that_is_not_there_is_refused() -> None:
+    model = models.tiny_model("bert")
+    model.encoder.layer[1].output.dense.bias = None
+    with pytest.raises(InputError, match=r"encoder\.1\.ffn\.down: this Linear has no bias; leave the module out"):
+        inject(model, Configuration((Placement(Slot("encoder", 1, "ffn.down"), BitFit()),)))
+    assert not any("autopeft" in name for name in vars(model))
 
 
 def test_an_adapter_without_modules_also_silences_the_others() -> None:
@@ -350,11 +415,6 @@ def test_layouts_that_would_collide_are_refused() -> None:
     with pytest.raises(InputError, match="default: a layout of this name is in place"):
         inject(model, configuration("serial"))
     first.eject()
-    full = inject(model, configuration("full"), name="full")
-    with pytest.raises(InputError, match="full: full fine-tuning has rebound the backbone; eject it first"):
-        inject(model, configuration("lora"))
-    full.eject()
-    inject(model, configuration("lora")).eject()
 
 
 @pytest.mark.parametrize("family", models.FAMILIES)
@@ -379,6 +439,17 @@ def test_full_fine_tuning_beside_other_modules_comes_out_bit_for_bit(family: str
         ([(Slot("decoder", 0, "ffn"), SerialAdapter(4))], "no stack 'decoder'"),
         ([(Slot("encoder", 0, "attention.qery"), Lora(2))], "did you mean|cannot sit here"),
         ([(Slot("encoder", 0, "attention"), Lora(2))], "lora cannot sit here; its sites are"),
+        ([(Slot("encoder", 0, "ffn"), BitFit())], "bitfit cannot sit here; its sites are: attention.key"),
+        ([(Slot("encoder", 0, "ffn.up"), LayerNormTuning())], "sites are: norm, norm1, norm2"),
+        ([(Slot("embeddings", 1, "norm"), BitFit())], "layer 1 does not exist; 'embeddings' has layers 0 to 0"),
+        (
+            [(Slot("encoder", 0, "norm1"), BitFit()), (Slot("encoder", 0, "norm1"), LayerNormTuning())],
+            "encoder.0.norm1: layer_norm and bitfit would train the same parameters; keep one",
+        ),
+        (
+            [(Slot("encoder", 0, "norm1"), BitFit()), (Slot("backbone", 0, "all"), FullFineTuning())],
+            "encoder.0.norm1: bitfit and full_fine_tuning would train the same",
+        ),
         ([(Slot("encoder", 0, "attention.query"), Lora(40))], r"rank 40 is larger than min\(d_in, d_out\) = 32"),
     ],
 )
@@ -426,6 +497,8 @@ GOLDEN = {
     "prefix": 368_640,  # p=20: 12 * 2 * 20 * 768
     "serial": 894_528,  # Pfeiffer, b=48: 12 (2 * 768 * 48 + 48 + 768)
     "parallel": 894_528,
+    "bitfit": 102_144,  # all biases: 12 (4 * 768 + 3072 + 768 + 2 * 768), 768 of the embeddings; none of the pooler
+    "layer_norm": 38_400,  # 25 LayerNorms of 2 * 768
     "full": 109_482_240,  # transformers' own count of the bare model with its pooler
 }
 
@@ -434,6 +507,18 @@ GOLDEN = {
 def test_golden_counts(name: str) -> None:
     base = shape_of({"model_type": "bert"})
     assert preset(name, base, 1e-3).count(base).stored == GOLDEN[name]
+
+
+def test_biases_and_norms_are_those_that_transformers_counts() -> None:
+    """Names in the real model, without pooler and without ELECTRA's projection of its embeddings, are the reference."""
+    for family in models.FAMILIES:
+        model = models.tiny_model(family)
+        named = [(n, p.numel()) for n, p in model.named_parameters() if "pooler" not in n and "project" not in n]
+        biases = sum(size for name, size in named if name.endswith(".bias"))
+        norms = sum(size for name, size in named if "norm" in name.lower())
+        shape = shape_in(model)
+        assert preset("bitfit", shape, 1e-3).count(shape).stored == biases
+        assert preset("layer_norm", shape, 1e-3).count(shape).stored == norms
 
 
 def test_count_of_a_paper_point() -> None:

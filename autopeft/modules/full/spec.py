@@ -23,6 +23,7 @@ class FullFineTuning(PeftModule):
 
     sites = frozenset({"all"})
     layer = "autopeft.modules.full.layer"
+    trains_own = frozenset({"*"})
 
     def count(self, shapes: Sequence[SlotShape]) -> ParameterCount:
         return ParameterCount.same(sum(s.parameters for s in shapes))
