@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from autopeft.backbones.shared import share_weights
 from autopeft.errors import AutoPeftError, InputError
 from autopeft.families import fingerprint, locate, read_config, shape_of
 from autopeft.setting import Backbone
@@ -23,6 +24,8 @@ def load_backbone(
     backbone: Backbone, *, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
 ) -> PreTrainedModel:
     """Loads the bare model, frozen and in evaluation mode, after checking that its weights are the described ones.
+
+    On a CPU the processes of one machine hold its weights in memory once (`autopeft.backbones.shared`).
 
     Args:
         backbone: The described backbone.
@@ -61,6 +64,7 @@ def load_backbone(
             where=backbone.reference,
             cure="save the whole model again",
         )
+    share_weights(model, f"{backbone.sha256}-{str(dtype).removeprefix('torch.')}")
     return model.eval().requires_grad_(False)
 
 
