@@ -12,7 +12,17 @@ from autopeft.configuration import Configuration
 from autopeft.search import Searcher
 from autopeft.shapes import BackboneShape, Slot, SlotShape
 from autopeft.spaces import Space
-from autopeft.trial import Budget, Constraint, Objective, Problem, Proposal, StoredParameters, Trial, TrialStatus
+from autopeft.trial import (
+    TRAINING_LOSS,
+    Budget,
+    Constraint,
+    Objective,
+    Problem,
+    Proposal,
+    StoredParameters,
+    Trial,
+    TrialStatus,
+)
 
 BUDGET = Budget(100, 3)
 
@@ -65,9 +75,10 @@ def quality(configuration: Configuration, shape: BackboneShape) -> float:
 
 
 def done(proposal: Proposal, number: int, shape: BackboneShape) -> Trial:
-    """The completed trial of a proposal."""
-    parameters = float(proposal.configuration.count(shape).stored)
-    values = {"quality": quality(proposal.configuration, shape), "parameters": parameters}
+    """The completed trial of a proposal; of a part of the budget it is the loss that tells the quality."""
+    parameters, reached = float(proposal.configuration.count(shape).stored), quality(proposal.configuration, shape)
+    measured = {"quality": reached} if proposal.budget.full else {TRAINING_LOSS: 2.0 - reached}
+    values = {**measured, "parameters": parameters}
     return Trial(number, proposal, TrialStatus.COMPLETED, values)
 
 

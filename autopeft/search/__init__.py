@@ -1,13 +1,15 @@
-"""Searchers: what to try next. Torch-free. Importing this package registers "random" and "bayes"."""
+"""Searchers: what to try next. Torch-free. Importing this package registers "random", "bayes" and "halving"."""
 
 from autopeft.search.base import SEARCHERS, Searcher, make_searcher, register_searcher
 from autopeft.search.bayes import BayesSearch
+from autopeft.search.halving import HalvingSearch
 from autopeft.search.quality import posterior_quality
 from autopeft.search.random import RandomSearch
 
 __all__ = [
     "SEARCHERS",
     "BayesSearch",
+    "HalvingSearch",
     "RandomSearch",
     "Searcher",
     "make_searcher",

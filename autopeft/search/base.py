@@ -16,17 +16,41 @@ class Searcher(ABC):
     """Proposes configurations from a problem and its history; stateless, a frozen dataclass of JSON options.
 
     Rules, checked by `tests/contracts/test_searchers.py` for every registered searcher: proposals lie in the space and
-    satisfy the constraints; none repeats a configuration of the history, the pending trials or the same batch; the
-    same arguments and the same state of `rng` give the same proposals; fewer than `n` (even none) are allowed.
+    satisfy the constraints; none repeats a configuration of the history, the pending trials or the same batch, but for
+    promotions, which continue a completed trial at a larger share of the budget, once; the same arguments and the same
+    state of `rng` give the same proposals; fewer than `n` (even none) are allowed.
     """
 
     kind: ClassVar[str]
     batched: ClassVar[bool] = False
     """Whether several proposals at once cost less than one by one. A study asks a searcher of which this is not so for
     one at a time, each with a generator of its own: then they do not depend on how many were wanted together."""
+    promotes: ClassVar[bool] = False
+    """Whether it continues trials at larger budgets. Only such a searcher is asked for more once all configurations of
+    the total have been begun, and it must not begin more than `Problem.trials` itself."""
 
     def require(self, problem: Problem) -> None:  # noqa: B027 - most searchers take any problem
         """Raises InputError where it cannot solve a problem; asked before anything is trained."""
+
+    def plan(self, trials: int) -> tuple[tuple[float, int], ...]:
+        """Returns how many trials it takes to try so many configurations, where none fails.
+
+        Args:
+            trials: Number of configurations.
+
+        Returns:
+            Pairs of a share of the budget and the number of trials left there, ascending. A trial of one share goes on
+            from a trial of the share before it, so it costs the difference of the two.
+
+        Example:
+            >>> RandomSearch().plan(60)  # doctest: +SKIP
+            ((1.0, 60),)
+        """
+        return ((1.0, trials),)
+
+    def promotions_left(self, problem: Problem, trials: Sequence[Trial]) -> int:  # noqa: ARG002
+        """Returns how many trials it will yet continue at larger budgets, at most."""
+        return 0
 
     @abstractmethod
     def suggest(

@@ -124,6 +124,10 @@ class StudyDefinition:
             refuse_secrets(getattr(self.setting.source, split), f"task.{split}")
         if self.trials < 0:
             raise InputError(f"{self.trials} trials cannot be run", where="search.trials", cure="use 0 or more")
+        if not self.budget.full:
+            raise InputError(
+                f"{self.budget.share} is a part of a budget", where="budget.share", cure="leave it out; see halving"
+            )
         if self.seed < 0:
             raise InputError(f"{self.seed} is not a seed", where="search.seed", cure="use 0 or more")
         if self.objectives[:1] != ("quality",) or len(set(self.objectives)) < len(self.objectives):
@@ -151,7 +155,7 @@ class StudyDefinition:
         shape = self.setting.backbone.shape
         objectives = tuple(_objective(name, shape, "search.objectives") for name in self.objectives)
         bounds = tuple(self._bound(name, value) for name, value in self.constraints.items())
-        return Problem(self.space, objectives, self.budget, bounds)
+        return Problem(self.space, objectives, self.budget, bounds, trials=self.trials)
 
     def extended(self, trials: int) -> StudyDefinition:
         """Returns the same study with another total of search trials."""
@@ -241,6 +245,9 @@ class StudyDefinition:
         for record, key in places:
             if os.path.isabs(record.get(key) or ""):  # noqa: PTH117 - a name of the hub is no path
                 record[key] = "(a local path)"
+        # Slots that came later follow from the same weights; studies from before keep their identity.
+        for record in (identity["setting"]["backbone"], identity["space"]):
+            record.get("shape", {}).pop("norms", None)
         return identity
 
     def _bound(self, name: str, value: str | float) -> Constraint:

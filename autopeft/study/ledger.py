@@ -10,13 +10,14 @@ from functools import cached_property
 from typing import Any
 
 from autopeft.errors import AutoPeftError, StudyError
-from autopeft.job import Job, Outcome
+from autopeft.job import Job, Outcome, Start
 from autopeft.redaction import redacted
 from autopeft.study.definition import StudyDefinition, library_versions
 from autopeft.study.failing import OWN_DOING, REFUSED
 from autopeft.study.folders import canonical
 from autopeft.study.limits import Terms
 from autopeft.study.outcomes import ended
+from autopeft.study.planning import kept_checkpoints, left_early
 from autopeft.study.store import Store
 from autopeft.trial import Cost, Failure, Proposal, Trial, TrialStatus, require_transition
 
@@ -94,6 +95,7 @@ class Ledger:
 
     def _job(self, trial: Trial, terms: Terms) -> Job:
         proposal = trial.proposal
+        checkpoint = self._store.checkpoints.read(trial)
         return Job(
             trial.number,
             proposal.configuration,
@@ -101,10 +103,19 @@ class Ledger:
             proposal.seed,
             self._definition.setting,
             splits=tuple(proposal.note.get("splits", ("validation",))),
-            checkpoint=self._store.checkpoints.read(trial),
+            checkpoint=checkpoint,
+            start=None if checkpoint else self._start(proposal),
             checkpoint_seconds=terms.checkpoint_seconds,
             trust_remote_code=terms.trust_remote_code,
         )
+
+    def _start(self, proposal: Proposal) -> Start | None:
+        """Returns where a promotion begins; None where what its parent left is lost: it begins anew, at its cost."""
+        if proposal.parent is None:
+            return None
+        parent = next((t for t in self._store.trials() if t.number == proposal.parent), None)
+        files = self._store.checkpoints.read(parent) if parent is not None else {}
+        return Start(parent.proposal.budget, files) if parent is not None and files else None
 
     def tell(
         self, number: int, result: Outcome | Failure, cost: Cost | None = None, seconds: float | None = None
@@ -160,10 +171,25 @@ class Ledger:
             for record in written:  # a disk that is nearly full may still take some
                 self._advance(record)
         for record in written:
-            self._store.checkpoints.delete(record.final.number)
+            self._forget(record.final)
         if refused:
             raise next(iter(refused.values()))
         return [record.final for record in records]
+
+    def _forget(self, trial: Trial) -> None:
+        """Removes the checkpoint that an ended trial made, unless that is its result, and the one it began from."""
+        if not left_early(trial):
+            self._store.checkpoints.delete(trial.number)
+        refused = trial.failure is not None and trial.failure.kind == REFUSED
+        if trial.proposal.parent is not None and not refused:
+            self._store.checkpoints.delete(trial.proposal.parent)
+
+    def clear(self) -> None:
+        """Removes the checkpoints that nothing will read any more, such as those of a search that is over."""
+        trials, next_number = self._store.trials(), self._store.next_number()
+        ended = {t.number for t in trials if t.status.final}.intersection(self._store.checkpoints.numbers())
+        for number in ended - kept_checkpoints(self._definition, trials, next_number) if ended else ():
+            self._store.checkpoints.delete(number)
 
     def _advance(self, record: _Record) -> None:
         spent = record.final.cost.seconds if record.seconds is None else record.seconds
@@ -215,9 +241,7 @@ class Ledger:
     def resume(self) -> None:
         """Queues what an earlier process left unfinished and clears up; notes that, and libraries that have changed."""
         # What a process left that was killed between the end of a trial and the removal of its checkpoint.
-        ended = {t.number for t in self._store.trials() if t.status.final}
-        for number in ended.intersection(self._store.checkpoints.numbers()):
-            self._store.checkpoints.delete(number)
+        self.clear()
         unfinished = self.requeue_all({"reason": "the process that ran it is gone"})
         if unfinished:
             self._store.note("resumed", detail={"trials": unfinished})

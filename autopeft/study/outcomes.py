@@ -10,7 +10,7 @@ from typing import Any
 from autopeft.job import Outcome
 from autopeft.redaction import redacted
 from autopeft.study.folders import canonical, require_files
-from autopeft.trial import DETAIL_FORM, Cost, Failure, Problem, Trial, TrialStatus
+from autopeft.trial import DETAIL_FORM, TRAINING_LOSS, Cost, Failure, Problem, Trial, TrialStatus
 from autopeft.untrusted import require_form
 
 
@@ -19,8 +19,8 @@ def ended(trial: Trial, result: Outcome | Failure, problem: Problem) -> Trial:
 
     Secrets are taken out of what a failure says. Objectives that are known functions of the configuration are filled
     in. A number that is not finite fails the trial, since no front and no model could use it; so does an objective that
-    is missing, and whatever else cannot be stored: a record that the disk refused each time would stop the study for
-    good.
+    is missing (the quality at the full budget, the training loss at a part of it), and whatever else cannot be stored:
+    a record that the disk refused each time would stop the study for good.
 
     Args:
         trial: The record before.
@@ -41,16 +41,17 @@ def ended(trial: Trial, result: Outcome | Failure, problem: Problem) -> Trial:
         failure: Failure | None = Failure("error", f"what the job returned cannot be stored ({error})")
         return replace(trial, status=TrialStatus.FAILED, failure=failure)
     objectives |= {o.name: float(o.known(trial.configuration)) for o in problem.objectives if o.known is not None}
-    failure = _unusable(objectives, problem)
+    failure = _unusable(objectives, problem, trial.proposal.budget.full)
     if failure is not None:
         return replace(trial, status=TrialStatus.FAILED, failure=failure, cost=cost, detail=detail)
     return replace(trial, status=TrialStatus.COMPLETED, objectives=objectives, cost=cost, detail=detail)
 
 
-def _unusable(objectives: Mapping[str, float], problem: Problem) -> Failure | None:
-    for objective in problem.objectives:
-        if objective.name not in objectives:
-            return Failure("error", f"the job returned no '{objective.name}'")
+def _unusable(objectives: Mapping[str, float], problem: Problem, full: bool) -> Failure | None:
+    quality, *others = [objective.name for objective in problem.objectives]
+    for name in (quality if full else TRAINING_LOSS, *others):
+        if name not in objectives:
+            return Failure("error", f"the job returned no '{name}'")
     for name, value in objectives.items():
         if math.isnan(value):
             return Failure("nan", f"{name} is not a number")

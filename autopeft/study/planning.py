@@ -48,13 +48,29 @@ def _require_contract(
     """Raises StudyError where a searcher repeats a configuration, leaves the space or breaks a constraint."""
     kind = definition.searcher.kind
     seen = {(t.configuration.id, t.proposal.budget) for t in shown}
+    continued = {t.proposal.parent for t in shown}
+    by_number = {t.number: t for t in shown}
     for proposal in proposals:
+        if proposal.parent is not None:
+            parent = by_number.get(proposal.parent)
+            if parent is None or proposal.parent in continued or not _continues(proposal, parent):
+                what = f"the searcher '{kind}' continued a trial that cannot be continued so"
+                raise StudyError(what, where=f"trial {proposal.parent}")
+            continued.add(proposal.parent)
         key = (proposal.configuration.id, proposal.budget)
         if key in seen or proposal.configuration not in definition.space:
             raise StudyError(f"the searcher '{kind}' repeated a configuration or left the space", where=key[0])
         if not problem.allows(proposal.configuration):
             raise StudyError(f"the searcher '{kind}' broke a constraint", where=key[0])
         seen.add(key)
+
+
+def _continues(proposal: Proposal, parent: Trial) -> bool:
+    """Says whether a proposal is a promotion: the same, but for a larger share of the same budget."""
+    smaller, larger = parent.proposal.budget, proposal.budget
+    grows = smaller.share < larger.share and replace(smaller, share=1.0) == replace(larger, share=1.0)
+    same = parent.configuration == proposal.configuration and parent.proposal.purpose == "search"
+    return grows and same and parent.status is TrialStatus.COMPLETED
 
 
 def baseline_proposals(definition: StudyDefinition, trials: Iterable[Trial]) -> list[Proposal]:
@@ -70,7 +86,9 @@ def baseline_proposals(definition: StudyDefinition, trials: Iterable[Trial]) -> 
 def final_proposals(chosen: Trial, seeds: Iterable[int], splits: Sequence[str]) -> list[Proposal]:
     """Returns proposals that repeat a trial's configuration with other seeds and score other splits."""
     note = {"of": chosen.number, "splits": list(splits)}
-    return [replace(chosen.proposal, seed=seed, parent=None, purpose="final", note=note) for seed in seeds]
+    full = replace(chosen.proposal.budget, share=1.0)
+    asked = replace(chosen.proposal, budget=full, parent=None, purpose="final", note=note)
+    return [replace(asked, seed=seed) for seed in seeds]
 
 
 def finals_of(trials: Iterable[Trial], number: int, splits: Sequence[str]) -> dict[int, Trial]:
@@ -109,5 +127,40 @@ def counts(trial: Trial) -> bool:
 
 
 def yet_to_propose(definition: StudyDefinition, trials: Iterable[Trial]) -> int:
-    """Returns how many search trials have yet to be proposed to reach the total."""
+    """Returns how many configurations have yet to be proposed to reach the total."""
     return max(0, definition.trials - sum(counts(t) for t in trials))
+
+
+def askable(definition: StudyDefinition, trials: Sequence[Trial], most: int) -> int:
+    """Returns how many proposals a searcher may be asked for now, up to `most`: one that promotes, always that many."""
+    return most if definition.searcher.promotes else min(most, yet_to_propose(definition, trials))
+
+
+def promotions_left(definition: StudyDefinition, trials: Sequence[Trial]) -> int:
+    """Returns how many search trials will yet be continued at a larger budget, at most."""
+    return definition.searcher.promotions_left(definition.problem(), trials) if definition.searcher.promotes else 0
+
+
+def is_over(definition: StudyDefinition, trials: Sequence[Trial], next_number: int) -> bool:
+    """Says whether a search has nothing more to do: all trials have ended, and none can be proposed."""
+    if any(t.proposal.purpose == "search" and not t.status.final for t in trials):
+        return False
+    return not askable(definition, trials, 1) or not propose(definition, trials, next_number, 1)
+
+
+def kept_checkpoints(definition: StudyDefinition, trials: Sequence[Trial], next_number: int) -> set[int]:
+    """Returns the numbers of the trials whose checkpoints may still be read.
+
+    Those are the trials that have not ended, the trials they continue, and, until the search is over, those of a part
+    of the budget that may be promoted. A promotion that was refused is run again, so its parent's is kept too.
+    """
+    open_ = [t for t in trials if not t.status.final or (t.failure is not None and t.failure.kind == "refused")]
+    kept = {t.number for t in open_ if not t.status.final}
+    kept |= {t.proposal.parent for t in open_ if t.proposal.parent is not None}
+    rungs = {t.number for t in trials if left_early(t)} - {t.proposal.parent for t in trials}
+    return kept if not rungs or is_over(definition, trials, next_number) else kept | rungs
+
+
+def left_early(trial: Trial) -> bool:
+    """Says whether a trial is completed at a part of the budget: its checkpoint is its result."""
+    return trial.status is TrialStatus.COMPLETED and not trial.proposal.budget.full

@@ -14,7 +14,15 @@ from autopeft.study.executors.choice import make_executor
 from autopeft.study.ledger import Ledger
 from autopeft.study.limits import STOP_FILE, Allowance, Terms
 from autopeft.study.needs import resources_of
-from autopeft.study.planning import baseline_proposals, final_proposals, finals_of, propose, yet_to_propose
+from autopeft.study.planning import (
+    askable,
+    baseline_proposals,
+    final_proposals,
+    finals_of,
+    is_over,
+    propose,
+    yet_to_propose,
+)
 from autopeft.study.store import TEST_OPENED, Store
 from autopeft.trial import Trial, TrialStatus
 
@@ -54,10 +62,11 @@ class Runner:
         finally:
             if with_executor is not executor:
                 with_executor.close()
+        self._ledger.clear()
         if report.stopped == "finished" and self._missing:
             return replace(report, stopped="exhausted")
         # A run that is complete has finished, whatever its limits say.
-        left = self._missing or any(t.proposal.purpose != "final" for t in self._queued())
+        left = self._missing or any(t.proposal.purpose != "final" for t in self._queued()) or not self._over
         return report if left or report.stopped not in _BY_LIMITS else replace(report, stopped="finished")
 
     def finals(
@@ -138,15 +147,15 @@ class Runner:
         first = [t for t in waiting if t.number not in late][:free]
         if first or (synchronous and running):
             return first
-        missing = self._missing
-        return (self.ask(min(free, missing)) if missing else []) or waiting[:free]
+        asked = askable(self._definition, self._store.trials(), free)
+        return (self.ask(asked) if asked else []) or waiting[:free]
 
     def _ahead(self, most: int) -> None:
         """Has new trials wait, up to `most`, once half of them are gone: several at once cost a searcher less each."""
-        wanted = most - len(self._waiting())
-        missing = self._missing if 2 * wanted >= most else 0
-        if missing:
-            self.ask(min(wanted, missing))
+        lacking = most - len(self._waiting())
+        asked = askable(self._definition, self._store.trials(), lacking) if 2 * lacking >= most else 0
+        if asked:
+            self.ask(asked)
 
     def _waiting(self) -> list[Trial]:
         return [t for t in self._queued() if t.proposal.purpose != "final"]
@@ -157,6 +166,10 @@ class Runner:
     @property
     def _definition(self) -> StudyDefinition:
         return self._ledger.definition
+
+    @property
+    def _over(self) -> bool:
+        return is_over(self._definition, self._store.trials(), self._store.next_number())
 
     @property
     def _missing(self) -> int:

@@ -27,7 +27,7 @@ from autopeft.study.front import StudyFront
 from autopeft.study.ledger import Ledger
 from autopeft.study.limits import Terms
 from autopeft.study.locations import located
-from autopeft.study.planning import counts, yet_to_propose
+from autopeft.study.planning import counts, is_over, promotions_left, yet_to_propose
 from autopeft.study.runner import ExecutorChoice, Runner
 from autopeft.study.store import Store
 from autopeft.study.trust import permitted
@@ -233,7 +233,7 @@ class Study:
 
     @property
     def front(self) -> StudyFront:
-        """The Pareto front of the completed search trials."""
+        """The Pareto front of the search trials completed at the full budget."""
         searched = [t for t in self.trials if t.proposal.purpose == "search"]
         pareto = ParetoFront.of(searched, self.definition.problem().objectives)
         shape = self.definition.setting.backbone.shape
@@ -260,8 +260,15 @@ class Study:
         return yet_to_propose(self.definition, self.trials)
 
     @property
+    def promotions_left(self) -> int:
+        """How many trials of a part of the budget will yet be continued, at most; 0 once the search is over."""
+        trials = self.trials
+        over = is_over(self.definition, trials, self._store.next_number())
+        return 0 if over else promotions_left(self.definition, trials)
+
+    @property
     def left(self) -> int:
-        """How many search trials have yet to end to reach the total; repeatable ones have not ended."""
+        """How many configurations have yet to end their first trial to reach the total; repeatable ones have not."""
         again = {t.number for t in self.repeatable}
         ended = sum(counts(t) and t.status.final and t.number not in again for t in self.trials)
         return max(0, self.definition.trials - ended)

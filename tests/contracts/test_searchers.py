@@ -10,7 +10,7 @@ import pytest
 from autopeft.configuration import Configuration
 from autopeft.errors import InputError
 from autopeft.pareto import ParetoFront
-from autopeft.search import SEARCHERS, BayesSearch, RandomSearch, Searcher, make_searcher, posterior_quality
+from autopeft.search import SEARCHERS, BayesSearch, HalvingSearch, RandomSearch, Searcher, make_searcher, posterior_quality
 from autopeft.search.observations import observe
 from autopeft.spaces import Space
 from autopeft.trial import Budget, Failure, Objective, Problem, Proposal, Trial, TrialStatus
@@ -20,6 +20,7 @@ SPACES = {**all_spaces(), "tiny": tiny()}
 CASES = {kind: make_searcher(kind) for kind in SEARCHERS} | {
     "random, uniform": RandomSearch(stratified=False),
     "bayes, model at once": BayesSearch(initial=1, pool=64),
+    "halving, three rungs": HalvingSearch((0.1, 0.3, 1), keep=0.5),
 }
 
 
@@ -50,7 +51,8 @@ def check(asked: Problem, proposals: list[Proposal], tried: list[Trial], n: int)
     for proposal in proposals:
         assert proposal.configuration in asked.space
         assert asked.allows(proposal.configuration)
-        assert proposal.budget == asked.budget
+        assert replace(proposal.budget, share=1.0) == asked.budget
+        assert proposal.parent is None
         assert Proposal.from_dict(proposal.to_dict()) == proposal
 
 
@@ -84,8 +86,10 @@ def test_nothing_is_proposed_where_nothing_is_allowed(searcher: Searcher, space:
 def test_a_tiny_space_is_exhausted_each_point_once(searcher: Searcher) -> None:
     asked = problem(tiny())
     trials = search(searcher, asked, trials=50)
-    assert len(trials) == asked.space.size == 9
-    assert len({t.configuration.id for t in trials}) == 9
+    begun = [t for t in trials if t.proposal.parent is None]
+    assert len(begun) == asked.space.size == 9
+    assert len({t.configuration.id for t in begun}) == 9
+    assert len(trials) == sum(number for _, number in searcher.plan(9))
     everything = searcher.suggest(asked, [], [], 50, np.random.default_rng(0))
     assert len({p.configuration.id for p in everything}) == len(everything) == 9
 
@@ -103,7 +107,7 @@ def test_a_space_of_one_point(searcher: Searcher) -> None:
     assert single.size == 1
     assert len(only) == len(space.dimensions)
     trials = search(searcher, problem(single), trials=3)
-    assert len(trials) == 1
+    assert len(trials) == len(searcher.plan(1))
 
 
 def test_a_resumed_search_goes_on_as_if_uninterrupted(searcher: Searcher) -> None:
@@ -111,6 +115,31 @@ def test_a_resumed_search_goes_on_as_if_uninterrupted(searcher: Searcher) -> Non
     whole = search(searcher, asked, trials=14, seed=3)
     restored = tuple(Trial.from_dict(t.to_dict()) for t in whole[:11])
     assert search(searcher, asked, trials=14, seed=3, history=restored) == whole
+
+
+def test_promotions_are_planned_counted_and_continue_each_trial_once(searcher: Searcher) -> None:
+    asked = replace(problem(SPACES["autopeft"]), trials=11)
+    trials: list[Trial] = []
+    most = sum(number for _, number in searcher.plan(11))
+    if not searcher.promotes:
+        assert most == 11
+        assert searcher.promotions_left(asked, trials) == 0
+        return
+    while len(trials) < most:
+        begun = sum(t.proposal.parent is None for t in trials)
+        assert searcher.promotions_left(asked, trials) == most - 11 - (len(trials) - begun)
+        (proposal,) = searcher.suggest(asked, trials, [], 1, np.random.default_rng(len(trials)))
+        trials.append(done(proposal, len(trials), asked.space.shape))
+    assert searcher.promotions_left(asked, trials) == 0
+    assert searcher.suggest(asked, trials, [], 3, np.random.default_rng(0)) == []
+    by_share = [sum(t.proposal.budget.share == share for t in trials) for share, _ in searcher.plan(11)]
+    assert by_share == [number for _, number in searcher.plan(11)]
+    parents = [t.proposal.parent for t in trials if t.proposal.parent is not None]
+    assert len(set(parents)) == len(parents)
+    for trial in trials:
+        if trial.proposal.parent is not None:
+            assert trial.configuration == trials[trial.proposal.parent].configuration
+            assert trial.proposal.seed == trials[trial.proposal.parent].proposal.seed
 
 
 def test_another_state_of_rng_gives_other_proposals(searcher: Searcher) -> None:
