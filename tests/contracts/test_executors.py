@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import pytest
 
+from autopeft.job import Job, Outcome, Report
 from autopeft.study.executors.base import (
     Checkpoint,
     Event,
@@ -25,21 +26,40 @@ from autopeft.study.executors.base import (
     Progress,
     Resources,
     Started,
+    named,
 )
 from autopeft.study.executors.inline import InlineExecutor
 from autopeft.study.executors.process import ProcessExecutor
 from autopeft.study.executors.simulated import SimulatedExecutor
+from autopeft.study.executors.stacked import EvaluateTogether, StackedExecutor
 from autopeft.study.signals import StopNow, StopRequests
 from tests.contracts import cheap_jobs
 from tests.contracts.cheap_jobs import HERE, some_job
 from tests.contracts.polling import collect, ending, failure, poll_for, result
 
+
+def one_by_one(name: str) -> EvaluateTogether:
+    """Stands for training together: as `autopeft.together` does, it gives each job its outcome or its exception."""
+
+    def together(jobs: Sequence[Job], reports: Sequence[Report]) -> list[Outcome | Exception]:
+        found: list[Outcome | Exception] = []
+        for job, report in zip(jobs, reports, strict=True):
+            try:
+                found.append(named(name)(job, report))
+            except Exception as error:
+                found.append(error)
+        return found
+
+    return together
+
+
 EXECUTORS: dict[str, Callable[[str], Executor]] = {
     "inline": lambda job: InlineExecutor(f"{HERE}:{job}"),
     "process": lambda job: ProcessExecutor(f"{HERE}:{job}", workers=2, threads=1),
+    "stacked": lambda job: StackedExecutor(f"{HERE}:{job}", one_by_one(f"{HERE}:{job}"), 4, lambda one, other: True),
     "simulated": lambda job: SimulatedExecutor(f"{HERE}:{job}", lambda job: 0.05, workers=2),
 }
-IN_THIS_PROCESS = ("inline", "simulated")
+IN_THIS_PROCESS = ("inline", "simulated", "stacked")
 Make = Callable[..., Executor]
 
 

@@ -1,0 +1,144 @@
+"""What only the executor that trains together promises: who runs with whom, and what a failing batch becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from autopeft.configuration import Configuration, Placement
+from autopeft.errors import InputError, TrainingError
+from autopeft.job import Job, JobStopped, Outcome, Report
+from autopeft.modules import FullFineTuning, Lora, PeftModule, Prefix
+from autopeft.setting import Recipe
+from autopeft.shapes import Slot
+from autopeft.study.executors.base import Failed, Finished, Lost, Started
+from autopeft.study.executors.stacked import StackedExecutor, alike, stackable
+from autopeft.trial import Budget
+from tests.contracts.cheap_jobs import formula, some_job
+from tests.contracts.polling import collect
+
+
+def of(*modules: tuple[str, PeftModule, str]) -> Configuration:
+    return Configuration(tuple(Placement(Slot.parse(slot), module, group) for slot, module, group in modules))
+
+
+LORA = of(("encoder.0.attention.query", Lora(2), ""))
+
+
+def a_job(number: int = 0, **changes: object) -> Job:
+    return replace(some_job(number), configuration=LORA, **changes)  # type: ignore[arg-type]
+
+
+class Recorder:
+    """Notes which jobs ran together; `fail` says which batches fail as a whole."""
+
+    def __init__(self, largest: int = 99) -> None:
+        self.batches: list[list[int]] = []
+        self.alone: list[int] = []
+        self._largest = largest
+
+    def together(self, jobs: Sequence[Job], reports: Sequence[Report]) -> list[Outcome | Exception]:
+        self.batches.append([job.number for job in jobs])
+        if len(jobs) > self._largest:
+            raise RuntimeError("CUDA out of memory")
+        return [formula(job) for job in jobs]
+
+    def one(self, job: Job, report: Report) -> Outcome:
+        self.alone.append(job.number)
+        return formula(job, report)
+
+    def executor(self, most: int = 4) -> StackedExecutor:
+        return StackedExecutor(self.one, self.together, most)
+
+
+@pytest.mark.parametrize(
+    ("configuration", "expected"),
+    [
+        (LORA, True),
+        (of(("encoder.0.attention", Prefix(2, mlp=3), "p"), ("encoder.1.attention", Prefix(2, mlp=3), "p")), True),
+        (of(("encoder.0.attention", Prefix(2, mlp=3), "p"), ("encoder.1.attention", Prefix(2, mlp=3), "q")), False),
+        (of(("backbone.0.all", FullFineTuning(), "")), False),
+        (Configuration(), False),
+    ],
+)
+def test_which_configurations_can_be_stacked(configuration: Configuration, expected: bool) -> None:
+    assert stackable(configuration) is expected
+    assert alike(replace(a_job(), configuration=configuration), a_job(1)) is expected
+
+
+def test_jobs_that_differ_in_what_a_batch_shares_run_apart() -> None:
+    first = a_job()
+    assert alike(first, a_job(1))
+    setting = first.setting
+    for changes in (
+        {"seed": 1},
+        {"budget": Budget(0, 2)},
+        {"budget": Budget(0, 1, share=0.5)},
+        {"splits": ("selection",)},
+        {"checkpoint": {"state.json": b"{}"}},
+        {"setting": replace(setting, recipe=Recipe(batch_size=8))},
+    ):
+        assert not alike(first, a_job(1, **changes)), changes
+    dropping = replace(setting, recipe=Recipe(dropout=0.1))
+    assert not alike(a_job(setting=dropping), a_job(1, setting=dropping))
+
+
+def test_those_that_are_alike_run_together_in_the_order_they_came() -> None:
+    recorder = Recorder()
+    executor = recorder.executor(most=3)
+    for number in range(6):
+        executor.submit(a_job(number, seed=number % 2))
+    executor.submit(some_job(6))
+    events = collect(executor, 7)
+    assert recorder.batches == [[0, 2, 4], [1, 3, 5]]
+    assert recorder.alone == [6]
+    assert [e.number for e in events if isinstance(e, Started)] == [0, 2, 4, 1, 3, 5, 6]
+    assert {e.number for e in events if isinstance(e, Finished)} == set(range(7))
+
+
+def test_a_batch_that_fails_as_a_whole_is_run_in_halves() -> None:
+    recorder = Recorder(largest=2)
+    executor = recorder.executor(most=5)
+    for number in range(5):
+        executor.submit(a_job(number))
+    events = collect(executor, 5)
+    assert recorder.batches == [[0, 1, 2, 3, 4], [0, 1], [2, 3, 4], [3, 4]]
+    assert recorder.alone == [2]
+    assert sum(isinstance(e, Finished) for e in events) == 5
+
+
+def test_each_has_an_ending_of_its_own() -> None:
+    def together(jobs: Sequence[Job], reports: Sequence[Report]) -> list[Outcome | Exception]:
+        return [formula(jobs[0]), TrainingError("loss is nan", kind="nan", cure="lower it"), JobStopped()]
+
+    executor = StackedExecutor(formula, together, 3)
+    for number in range(3):
+        executor.submit(a_job(number))
+    finished, failed, lost = collect(executor, 3)[-3:]
+    assert isinstance(finished, Finished)
+    assert isinstance(failed, Failed)
+    assert failed.failure.kind == "nan"
+    assert isinstance(lost, Lost)
+    assert lost.stopped
+
+
+def test_an_exception_that_ends_the_run_loses_all_of_the_batch() -> None:
+    def together(jobs: Sequence[Job], reports: Sequence[Report]) -> list[Outcome | Exception]:
+        raise KeyboardInterrupt
+
+    executor = StackedExecutor(formula, together, 3)
+    for number in range(3):
+        executor.submit(a_job(number))
+    executor.poll(0.0)
+    with pytest.raises(KeyboardInterrupt):
+        executor.poll(0.0)
+    events = executor.poll(0.0)
+    assert [(type(e), e.number) for e in events] == [(Lost, 0), (Lost, 1), (Lost, 2)]
+    assert executor.poll(0.0) == []
+
+
+def test_no_jobs_at_once_is_refused() -> None:
+    with pytest.raises(InputError, match="0 trials together"):
+        StackedExecutor(formula, "autopeft.together:evaluate_together", 0)
