@@ -189,6 +189,7 @@ class Problem:
         budget: Fidelity of a full trial.
         constraints: Bounds on known objectives.
         reference: Reference point of the hypervolume, one number per objective, or None to infer it from the trials.
+        trials: How many configurations will be tried in all, or None where nobody has said.
     """
 
     space: Space
@@ -196,6 +197,7 @@ class Problem:
     budget: Budget
     constraints: tuple[Constraint, ...] = ()
     reference: tuple[float, ...] | None = None
+    trials: int | None = None
 
     def allows(self, configuration: Configuration) -> bool:
         """Says whether every constraint holds."""

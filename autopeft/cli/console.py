@@ -19,7 +19,7 @@ from rich.text import Text
 
 from autopeft.report.numbers import count, duration, percent
 from autopeft.study.executors import base as executors
-from autopeft.trial import Trial, TrialStatus
+from autopeft.trial import TRAINING_LOSS, Trial, TrialStatus
 from autopeft.untrusted import visible
 
 WIDE = 200
@@ -89,7 +89,10 @@ def label_of(trial: Trial) -> str:
     note = trial.proposal.note
     if trial.proposal.purpose == "baseline":
         return f"baseline {note['name']}"
-    return f"final of {note['of']}" if trial.proposal.purpose == "final" else "search"
+    if trial.proposal.purpose == "final":
+        return f"final of {note['of']}"
+    share = "" if trial.proposal.budget.full else f", {100 * trial.proposal.budget.share:g} %"
+    return f"search{share}" if trial.proposal.parent is None else f"search{share}, goes on from {trial.proposal.parent}"
 
 
 def trial_line(trial: Trial, total: float) -> str:
@@ -98,6 +101,8 @@ def trial_line(trial: Trial, total: float) -> str:
     if trial.failure:
         return f"{number} {trial.status} ({trial.failure.kind}): {trial.failure.message}"
     quality = f"quality {trial.objectives['quality']:.4f}" if "quality" in trial.objectives else ""
+    if not trial.proposal.budget.full and TRAINING_LOSS in trial.objectives:
+        quality = f"loss    {trial.objectives[TRAINING_LOSS]:.4f}"
     stored = parameters(trial.objectives["parameters"], total) if "parameters" in trial.objectives else ""
     return f"{number} {quality}  parameters {stored:>20}  {trial.cost.seconds:6.1f} s  {trial.status}"
 

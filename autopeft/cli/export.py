@@ -40,7 +40,6 @@ def run(
     from autopeft.cli.train import check_out
     from autopeft.errors import InputError, nearest
     from autopeft.study.study import Study
-    from autopeft.trial import TrialStatus
 
     if to not in FORMATS:
         raise InputError(f"unknown format '{to}'", where="--to", cure=nearest(to, FORMATS))
@@ -50,8 +49,9 @@ def run(
         check_out(Path(out))
     with Study.open(folder, readonly=True) as study:
         trial = choose(study, which)
-        if trial.status is not TrialStatus.COMPLETED:
-            what = f"trial {trial.number} ({trial.status}) has no adapter"
+        if not trial.scored:
+            left = "" if trial.proposal.budget.full else ", left after a part of its budget"
+            what = f"trial {trial.number} ({trial.status}{left}) has no adapter"
             raise InputError(what, where=folder, cure="name a completed trial, or train it: autopeft train")
         files = _pack(study, trial.number, out) if is_archive(out) else study.save(trial.number, out)
     if as_json:

@@ -104,7 +104,7 @@ FLAGS = (
     Flag(("space", "lora_sites"), str, "Where LoRA sits, such as query,value.", SPACE, read=words),
     Flag(("space", "layers"), str, "Layers that may carry modules, such as 0,1,2.", SPACE, read=integers),
     Flag(("space", "learning_rate"), str, "Rates to choose from, such as 1e-3,3e-3.", SPACE, read=rates),
-    Flag(("search", "searcher"), str, "bayes, or random.", SEARCH),
+    Flag(("search", "searcher"), str, "bayes, random, or halving (random, most trials left at 25 %).", SEARCH),
     Flag(("search", "trials"), int, "Total number of search trials, those already done included.", SEARCH),
     Flag(("search", "workers"), int, "Trials at once, each in a process of its own.", RUN),
     Flag(("search", "budget"), str, "Time of this run, such as 2h; no trial begins after it.", RUN),

@@ -44,10 +44,11 @@ def run(
     terms, workers = terms_of(how, trust_remote_code), how.workers
     with study:
         shape = study.definition.setting.backbone.shape
-        waiting = sum(t.status is TrialStatus.QUEUED and t.proposal.purpose != "final" for t in study.trials)
+        queued = [t for t in study.trials if t.status is TrialStatus.QUEUED and t.proposal.parent is None]
+        waiting = sum(t.proposal.purpose != "final" for t in queued)
         waiting += len(study.repeatable)
         fresh = len(study.definition.baselines) - len(study.baselines)
-        asked = max(0, trials - study.begun) + waiting + fresh
+        asked = max(0, trials - study.begun) + _promotions(study, trials) + waiting + fresh
         if not as_json:
             done = max(0, study.definition.trials - study.left)
             say(
@@ -102,6 +103,15 @@ def _open(given: Given, trust_evaluate: bool) -> tuple[Study, SearchSettings, in
     return Study.start(settings.study, definition), settings.search, definition.trials
 
 
+def _promotions(study: Study, trials: int) -> int:
+    """Returns how many trials will be continued at a larger budget, at most, for a total of configurations."""
+    from autopeft.study.planning import promotions_left
+
+    if trials <= study.begun:
+        return study.promotions_left
+    return promotions_left(study.definition.extended(trials), study.trials)
+
+
 def _fixed(given: Given, path: str) -> StudyError:
     """Returns the refusal of settings, given without the data, for a study that exists."""
     from autopeft.errors import StudyError
@@ -126,7 +136,7 @@ def _ended(study: Study, report: RunReport) -> dict[str, object]:
         "completed": report.completed,
         "failed": report.failed,
         "failure": vars(report.failure) if report.failure else None,
-        "missing": study.left,
+        "missing": study.left + study.promotions_left,
         "front": [t.number for t in study.front],
     }
 
@@ -135,6 +145,7 @@ def _say_ending(study: Study, report: RunReport, how: SearchSettings) -> None:
     from autopeft.cli.console import say
     from autopeft.study.limits import STOP_FILE
 
+    left = study.left + study.promotions_left
     if report.stopped == "failing" and report.failure:
         say(f"error: {report.row} trials in a row failed, so the search was stopped; the first error:", stderr=True)
         say(f"  {report.failure.kind}: {report.failure.message}", stderr=True)
@@ -145,16 +156,16 @@ def _say_ending(study: Study, report: RunReport, how: SearchSettings) -> None:
         say(f"error: every trial of this run failed ({report.failed})", stderr=True)
         say("  `autopeft show STUDY TRIAL` says why; what was refused is tried again by the same command", stderr=True)
     elif report.stopped in ("interrupted", "terminated"):
-        say(f"stopped with {study.left} trials to go; the same command goes on", stderr=True)
+        say(f"stopped with {left} trials to go; the same command goes on", stderr=True)
     elif report.stopped == "budget":
         again = (
             "the same command goes on"
             if how.budget_cost is None
             else "go on with the same command, or a higher --budget-cost"
         )
-        say(f"the budget is spent with {study.left} trials to go; {again}", stderr=True)
+        say(f"the budget is spent with {left} trials to go; {again}", stderr=True)
     elif report.stopped == "stop file":
-        say(f"stopped by the file {study.path / STOP_FILE}, with {study.left} trials to go", stderr=True)
+        say(f"stopped by the file {study.path / STOP_FILE}, with {left} trials to go", stderr=True)
         say("  remove it and run the same command again to go on", stderr=True)
     elif report.stopped == "exhausted":
         say(f"the searcher had nothing more to propose; {study.missing} trials were not needed", stderr=True)

@@ -66,13 +66,15 @@ def _print(study: Study, trial: Trial, command: str, found: str) -> None:
     curve = trial.detail.get("curve", ())
     budget = trial.proposal.budget
     folder = study.folder(trial.number)
+    rung = "" if budget.full else f", left after {100 * budget.share:g} % of the steps"
     lines = {
         "configuration": f"{describe(trial.configuration)}\nid {trial.configuration.id}",
         setting.task["metric"]: ", ".join(f"{quality(v, 4)} on {split}" for split, v in scores.items()) or "none",
         "parameters": f"stored {parameters(counted.stored, total)}, trained {counted.trained:,}, active "
         f"{counted.active:,}; head {setting.head.count(shape.width, setting.outputs):,} more",
-        "budget": f"{budget.examples or setting.task['sizes']['train']} examples, {budget.epochs} epochs; "
+        "budget": f"{budget.examples or setting.task['sizes']['train']} examples, {budget.epochs} epochs{rung}; "
         f"seed {trial.proposal.seed}",
+        **({"continues": f"trial {trial.proposal.parent}"} if trial.proposal.parent is not None else {}),
         "recipe": describe_recipe(setting.recipe.to_dict()),
         "cost": f"{duration(trial.cost.seconds)}, {trial.cost.cpu_seconds:.1f} s of CPU, peak "
         f"{size(trial.cost.peak_bytes)}",

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
 from autopeft.cli.arguments import Json, StudyFolder
+
+if TYPE_CHECKING:
+    from autopeft.study.definition import StudyDefinition
+    from autopeft.trial import Trial
 
 
 def run(folder: StudyFolder, as_json: Json = False) -> None:
@@ -24,7 +31,9 @@ def run(folder: StudyFolder, as_json: Json = False) -> None:
         gone = has_died(study.path) and any(t.status is TrialStatus.RUNNING for t in trials)
         finished = definition.trials - left
         completed = [t for t in searched if t.status is TrialStatus.COMPLETED]
+        rungs = _rungs(definition, searched)
         front = study.front.trials
+        promotions = study.promotions_left
         pace = sum(t.cost.seconds for t in completed) / len(completed) if completed else None
         value = {
             "schema": 1,
@@ -39,8 +48,10 @@ def run(folder: StudyFolder, as_json: Json = False) -> None:
             "best": front[0].number if front else None,
             "quality": front[0].objectives["quality"] if front else None,
             "front": [t.number for t in front],
+            "rungs": rungs,
+            "promotions_left": promotions,
             "seconds_per_trial": pace,
-            "seconds_left_one_worker": pace * left if pace is not None else None,
+            "seconds_left_one_worker": pace * (left + promotions) if pace is not None else None,
             "damaged": [str(d) for d in study.damaged],
         }
     if as_json:
@@ -52,6 +63,7 @@ def run(folder: StudyFolder, as_json: Json = False) -> None:
         f"study {folder}",
         {
             "trials": f"{finished} of {definition.trials} search trials finished",
+            **_told(rungs, promotions),
             "states": f"{running or 'none yet'} (baselines and final runs included)"
             + (f"; {value['repeatable']} failed will be run again" if value["repeatable"] else "")
             + ("; the process that ran them is gone, the same search command goes on" if gone else ""),
@@ -60,10 +72,24 @@ def run(folder: StudyFolder, as_json: Json = False) -> None:
             if front
             else "none yet",
             "front": f"{len(front)} trials",
-            "left": f"about {duration(pace * left)} for one worker, at the mean time of a trial"
-            if pace is not None and left
-            else ("nothing" if not left else "unknown before the first trial ends"),
+            "left": f"about {duration(pace * (left + promotions))} for one worker, at the mean time of a trial"
+            if pace is not None and left + promotions
+            else ("nothing" if not left + promotions else "unknown before the first trial ends"),
         },
     )
     for damage in value["damaged"]:  # type: ignore[attr-defined]
         say(f"warning: {damage}", stderr=True)
+
+
+def _rungs(definition: StudyDefinition, searched: Sequence[Trial]) -> dict[str, int]:
+    """Returns the number of finished trials by share of the budget, such as "0.25"; {} where there is but one."""
+    shares = [share for share, _ in definition.searcher.plan(definition.trials)]
+    if len(shares) < 2:
+        return {}
+    ended = [t.proposal.budget.share for t in searched if t.status.final]
+    return {f"{share:g}": ended.count(share) for share in shares}
+
+
+def _told(rungs: Mapping[str, int], promotions: int) -> dict[str, str]:
+    told = ", ".join(f"{count} at {100 * float(share):g} %" for share, count in rungs.items())
+    return {"rungs": f"{told} of the budget; at most {promotions} more to go on"} if rungs else {}

@@ -167,9 +167,13 @@ def _values(found: Mapping[str, object]) -> str:
 def _repeat(study: Study, trial: Trial, out: str | None, trust_remote_code: bool, as_json: bool) -> None:
     """Trains a trial again with its own seed, in a worker like the first time, and compares."""
     from autopeft.cli.console import print_json, say
+    from autopeft.errors import InputError
     from autopeft.report.numbers import quality
     from autopeft.study.folders import require_files, write_files
 
+    if not trial.proposal.budget.full:
+        what = f"trial {trial.number} was left after a part of its budget and is not scored"
+        raise InputError(what, where="--same-seed", cure="name a trial at the full budget, or leave out --same-seed")
     outcome = _again(study, trial, trust_remote_code)
     recorded, found = trial.objectives.get("quality"), outcome.objectives["quality"]
     same = recorded == found

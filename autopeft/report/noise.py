@@ -65,7 +65,7 @@ def seed_noise(trials: Iterable[Trial]) -> tuple[Noise, ...]:
     """
     groups: dict[tuple[object, ...], dict[int, Trial]] = defaultdict(dict)
     for trial in trials:
-        if trial.status is TrialStatus.COMPLETED:
+        if trial.scored:
             final = trial.proposal.purpose == "final"
             groups[(trial.configuration.id, trial.proposal.budget, final)][trial.proposal.seed] = trial
     squares: dict[str, float] = defaultdict(float)

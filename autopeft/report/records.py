@@ -57,7 +57,7 @@ class TrialRow:
         status: Its state.
         description: The configuration in one line.
         configuration: Its content hash.
-        quality: The measured metric, None unless completed.
+        quality: The measured metric, None unless completed at the full budget.
         parameters: Stored parameters, without the head.
         percent: The same, in percent of the backbone.
         learning_rate: Peak rate of the inserted modules.
@@ -70,6 +70,8 @@ class TrialRow:
         estimate_deviation: How sure it is, as a standard deviation.
         curve: Mean training loss per epoch; None where it was not finite.
         failure: Kind of its failure, or None.
+        share: Part of the budget after which it was left, 1 for all of it.
+        parent: Number of the trial that it continues, or None.
     """
 
     trial: int
@@ -91,6 +93,8 @@ class TrialRow:
     estimate_deviation: float | None = None
     curve: tuple[float | None, ...] = ()
     failure: str | None = None
+    share: float = 1.0
+    parent: int | None = None
 
 
 @dataclass(frozen=True)

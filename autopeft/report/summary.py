@@ -28,6 +28,7 @@ from autopeft.shapes import BackboneShape
 from autopeft.spaces.base import dimension_table
 from autopeft.study.database import StudyEvent
 from autopeft.study.definition import StudyDefinition
+from autopeft.study.planning import counts
 from autopeft.study.store import TEST_OPENED
 from autopeft.study.study import Study
 from autopeft.trial import Problem, Trial, TrialStatus
@@ -75,7 +76,7 @@ def assemble(
     """
     problem, shape = definition.problem(), definition.setting.backbone.shape
     searched = [t for t in trials if t.proposal.purpose == "search"]
-    completed = [t for t in searched if t.status is TrialStatus.COMPLETED]
+    completed = [t for t in searched if t.scored]
     pareto = ParetoFront.of(searched, problem.objectives)
     on_front = {t.number for t in pareto}
     estimates = _estimates(problem, trials)
@@ -141,13 +142,14 @@ def definition_facts(definition: StudyDefinition) -> DefinitionFacts:
 
 
 def progress(trials: Iterable[Trial]) -> dict[str, int]:
-    """Returns the number of search trials per state, and of trials of the other purposes that are finished."""
+    """Returns the number of configurations per state of their first trial, and of other trials that are finished."""
     known = list(trials)
-    states = Counter(str(t.status) for t in known if t.proposal.purpose == "search")
+    states = Counter(str(t.status) for t in known if counts(t))
     others = Counter(t.proposal.purpose for t in known if t.status.final)
     return {
         **{str(status): states[str(status)] for status in TrialStatus},
         "search": sum(states.values()),
+        "promoted": sum(t.proposal.parent is not None and t.status.final for t in known),
         "baseline": others["baseline"],
         "final": others["final"],
     }
@@ -159,7 +161,7 @@ def trial_row(
     """Returns the row of one trial."""
     configuration, completed = trial.configuration, trial.status is TrialStatus.COMPLETED
     stored = configuration.count(shape).stored
-    estimate = estimates.get(configuration.id) if completed else None
+    estimate = estimates.get(configuration.id) if trial.scored else None
     return TrialRow(
         trial=trial.number,
         purpose=trial.proposal.purpose,
@@ -167,7 +169,7 @@ def trial_row(
         status=str(trial.status),
         description=describe(configuration),
         configuration=configuration.id,
-        quality=trial.objectives["quality"] if completed else None,
+        quality=trial.objectives["quality"] if trial.scored else None,
         parameters=stored,
         percent=100.0 * stored / shape.total_parameters,
         learning_rate=configuration.training.learning_rate,
@@ -180,6 +182,8 @@ def trial_row(
         estimate_deviation=estimate[1] if estimate else None,
         curve=_curve(trial.detail.get("curve", ())),
         failure=trial.failure.kind if trial.failure else None,
+        share=trial.proposal.budget.share,
+        parent=trial.proposal.parent,
     )
 
 
@@ -242,7 +246,7 @@ def anytime(problem: Problem, completed: Sequence[Trial], trials: Sequence[Trial
 
     Args:
         problem: Names the objectives.
-        completed: Completed search trials, in order of number.
+        completed: Search trials completed at the full budget, in order of number.
         trials: All trials, to find the probe in.
     """
     names = tuple(o.name for o in problem.objectives)
@@ -266,7 +270,7 @@ def anytime(problem: Problem, completed: Sequence[Trial], trials: Sequence[Trial
 
 
 def _estimates(problem: Problem, trials: Sequence[Trial]) -> Mapping[str, tuple[float, float]]:
-    shown = [t for t in trials if t.proposal.purpose != "final" and t.status.final]
+    shown = [t for t in trials if t.proposal.purpose != "final" and t.status.final and t.proposal.budget.full]
     return posterior_quality(problem, shown) if MINIMUM <= len(shown) <= MODELLED else {}
 
 

@@ -76,7 +76,11 @@ def anytime_svg(summary: Summary, width: int = 560, height: int = 250) -> str:
 
 def curves_svg(summary: Summary, width: int = 560, height: int = 250) -> str:
     """Returns the mean training loss per epoch of every search trial as an SVG, those of the front in colour."""
-    rows = [r for r in summary.trials if r.purpose == "search" and len([v for v in r.curve if v is not None]) > 1]
+    rows = [
+        r
+        for r in summary.trials
+        if r.purpose == "search" and r.share == 1.0 and len([v for v in r.curve if v is not None]) > 1
+    ]
     losses = [v for r in rows for v in r.curve if v is not None]
     epochs = max((len(r.curve) for r in rows), default=2)
     x = whole(epochs, 62, width - 24)

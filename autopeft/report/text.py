@@ -177,7 +177,7 @@ def trial_table(summary: Summary, most: int | None = None) -> Table:
     rows = tuple(
         (
             str(row.trial),
-            ("front" if row.on_front else row.purpose) if row.purpose == "search" else row.name or row.purpose,
+            _kind(row),
             row.failure or row.status,
             numbers.quality(row.quality),
             numbers.count(row.parameters),
@@ -194,7 +194,9 @@ def progress_line(summary: Summary) -> str:
     """Returns where the search stands: "24 of 60 trials: 22 completed, 2 failed"."""
     states = [s for s in ("completed", "pruned", "failed", "running", "queued", "interrupted") if summary.progress[s]]
     told = ", ".join(f"{summary.progress[s]} {s}" for s in states) or "none yet"
-    return f"{summary.progress['search']} of {summary.definition.trials} trials: {told}"
+    promoted = summary.progress.get("promoted", 0)
+    more = f"; {promoted} continued at a larger budget" if promoted else ""
+    return f"{summary.progress['search']} of {summary.definition.trials} trials: {told}{more}"
 
 
 def noise_line(summary: Summary) -> str:
@@ -207,6 +209,12 @@ def noise_line(summary: Summary) -> str:
     if not told:
         return "The noise of a seed was not measured: no configuration was trained with several seeds."
     return f"Standard deviation of one run over seeds: {numbers.listing(told)}."
+
+
+def _kind(row: TrialRow) -> str:
+    if row.purpose != "search":
+        return row.name or row.purpose
+    return "front" if row.on_front else row.purpose if row.share == 1.0 else f"rung {100 * row.share:g} %"
 
 
 def _estimate(row: TrialRow) -> str:

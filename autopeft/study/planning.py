@@ -137,8 +137,10 @@ def askable(definition: StudyDefinition, trials: Sequence[Trial], most: int) -> 
 
 
 def promotions_left(definition: StudyDefinition, trials: Sequence[Trial]) -> int:
-    """Returns how many search trials will yet be continued at a larger budget, at most."""
-    return definition.searcher.promotions_left(definition.problem(), trials) if definition.searcher.promotes else 0
+    """Returns how many promotions have yet to end, at most, those that have yet to be proposed included."""
+    proposed = sum(t.proposal.parent is not None and not t.status.final for t in trials)
+    coming = definition.searcher.promotions_left(definition.problem(), trials) if definition.searcher.promotes else 0
+    return proposed + coming
 
 
 def is_over(definition: StudyDefinition, trials: Sequence[Trial], next_number: int) -> bool:

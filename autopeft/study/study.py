@@ -261,7 +261,7 @@ class Study:
 
     @property
     def promotions_left(self) -> int:
-        """How many trials of a part of the budget will yet be continued, at most; 0 once the search is over."""
+        """How many trials that continue others have yet to end, at most; 0 once the search is over."""
         trials = self.trials
         over = is_over(self.definition, trials, self._store.next_number())
         return 0 if over else promotions_left(self.definition, trials)

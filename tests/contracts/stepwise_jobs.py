@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
 import signal
 import time
 from dataclasses import replace
 from pathlib import Path
 
+from autopeft.configuration import Configuration
 from autopeft.job import SILENT, Job, JobStopped, Outcome, Report
+from autopeft.trial import TRAINING_LOSS
 from tests.contracts.cheap_jobs import formula, log
 
 HERE = "tests.contracts.stepwise_jobs"
@@ -66,3 +70,35 @@ def steps_logged(path: Path) -> dict[int, list[int]]:
 
 def tell_a_secret(job: Job, report: Report = SILENT) -> Outcome:
     raise ValueError(f"no access with {os.environ['HF_TOKEN']}")
+
+
+def chained(job: Job, report: Report = SILENT) -> Outcome:
+    """Takes `STEPS` steps, or the job's part of them; each hashes the one before, which only the right start knows."""
+    files = job.checkpoint or (job.start.files if job.start is not None else {})
+    chain = files.get("chain", job.configuration.id.encode())
+    first, until = int(files.get("steps", b"0")), math.ceil(job.budget.share * STEPS)
+    for step in range(first, until):
+        log(f"{job.number} {step}")
+        chain = hashlib.sha256(chain).hexdigest().encode()
+        report.checkpoint({"steps": str(step + 1).encode(), "chain": chain})
+    outcome = replace(formula(job), detail={"chain": chain.decode()}, files={"adapter": chain})
+    if job.budget.full:
+        return outcome
+    # The loss need not order configurations as the quality does.
+    loss = 1.0 - outcome.objectives["quality"] + 1e-3 * (int(job.configuration.id[:4], 16) % 7)
+    return replace(outcome, objectives={**outcome.objectives, TRAINING_LOSS: loss}, files={})
+
+
+def chain_of(configuration: Configuration) -> str:
+    """The chain of a job that was never left."""
+    chain = configuration.id.encode()
+    for _ in range(STEPS):
+        chain = hashlib.sha256(chain).hexdigest().encode()
+    return chain.decode()
+
+
+def chained_some_fail(job: Job, report: Report = SILENT) -> Outcome:
+    """Fails for a fixed third of the configurations."""
+    if int(job.configuration.id[:4], 16) % 3 == 0:
+        raise ValueError("a third of them fail")
+    return chained(job, report)
