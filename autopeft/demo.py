@@ -16,7 +16,7 @@ from autopeft import spaces, tasks
 from autopeft.errors import AutoPeftError, StudyError
 from autopeft.job import predictions_digest
 from autopeft.presets import baselines
-from autopeft.report import write_report
+from autopeft.report.html import write_report
 from autopeft.setting import Recipe, describe_backbone
 from autopeft.study.driver import RunReport, Watch
 from autopeft.study.store import Store

@@ -23,19 +23,20 @@ def run(
 
     Example: autopeft report runs/reviews --out reviews.html
     """
-    from autopeft import report
     from autopeft.cli.console import print_json, say
     from autopeft.cli.outputs import writing
     from autopeft.errors import InputError
+    from autopeft.report.html import write_report
+    from autopeft.report.summary import report_json
     from autopeft.study.study import Study
 
     with Study.open(folder, readonly=True) as study:
         if as_json:
-            print_json(report.report_json(study))
+            print_json(report_json(study))
             return
         target = Path(out) if out is not None else study.path / "report.html"
         if target.is_dir():
             raise InputError("this is a folder", where=str(target), cure="name a file, such as report.html")
         with writing(target):
-            report.write_report(study, target)
+            write_report(study, target)
     say(f"report written: {target}")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.special import stdtrit
+import scipy  # its parts are loaded when they are first used
 
 from autopeft.report import numbers
 from autopeft.report.records import BaselineRow, Comparison, FinalRow, Noise, Outcome, TrialRow, Verdict
@@ -127,7 +127,7 @@ def _margin(noise: Noise | None, ours: int, theirs: int) -> float | None:
     """Half the width of the confidence interval of a difference of two means, for equal deviations."""
     if noise is None:
         return None
-    quantile = float(stdtrit(noise.freedom, 0.5 + CONFIDENCE / 2))
+    quantile = float(scipy.special.stdtrit(noise.freedom, 0.5 + CONFIDENCE / 2))
     return quantile * noise.deviation * math.sqrt(1 / ours + 1 / theirs)
 
 

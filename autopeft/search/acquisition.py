@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import scipy  # its parts are loaded when they are first used, so that verbs that suggest nothing start fast
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
 Array = NDArray[np.float64]
 _DENSITY = 1.0 / np.sqrt(2.0 * np.pi)
@@ -65,7 +65,7 @@ def expected_improvement(staircase: Staircase, mean: Array, deviation: Array, co
         np.minimum(staircase.edges[1:], staircase.edges[-1]) - np.maximum(staircase.edges[:-1], cost[:, None]), 0.0
     )
     z = (mean[:, None] - staircase.heights) / deviation[:, None]
-    gain = z * ndtr(z) + _DENSITY * np.exp(-0.5 * z * z)
+    gain = z * scipy.special.ndtr(z) + _DENSITY * np.exp(-0.5 * z * z)
     return np.asarray(deviation * (lengths * gain).sum(axis=1))
 
 

@@ -9,9 +9,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy  # its parts are loaded when they are first used, so that verbs that suggest nothing start fast
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve, cholesky, solve_triangular
-from scipy.optimize import minimize
 
 Array = NDArray[np.float64]
 
@@ -114,11 +113,11 @@ def negative_log_posterior(theta: Array, prior: Prior, x: Array, y: Array, repea
     noise = np.exp(2 * theta[-1]) / repeats
     covariance[np.diag_indices_from(covariance)] += noise + JITTER
     try:
-        factor = cholesky(covariance, lower=True, check_finite=False)
+        factor = scipy.linalg.cholesky(covariance, lower=True, check_finite=False)
     except np.linalg.LinAlgError:
         return 1e10, np.zeros_like(theta)
-    weights = cho_solve((factor, True), y, check_finite=False)
-    inverse = cho_solve((factor, True), np.eye(len(x)), check_finite=False)
+    weights = scipy.linalg.cho_solve((factor, True), y, check_finite=False)
+    inverse = scipy.linalg.cho_solve((factor, True), np.eye(len(x)), check_finite=False)
     value_ = 0.5 * float(y @ weights) + float(np.log(np.diag(factor)).sum())
     # d(-log likelihood) / d theta = -1/2 tr((w w^T - K^-1) dK / d theta)
     outer = np.outer(weights, weights) - inverse
@@ -169,7 +168,7 @@ class GaussianProcess:
     def _factor(self) -> Array:
         covariance = kernel(self.prior, self.theta, self.x, self.x)
         covariance[np.diag_indices_from(covariance)] += np.exp(2 * self.theta[-1]) / self.repeats + JITTER
-        return np.asarray(cholesky(covariance, lower=True, check_finite=False))
+        return np.asarray(scipy.linalg.cholesky(covariance, lower=True, check_finite=False))
 
     def predict(self, x: Array) -> tuple[Array, Array]:
         """Returns posterior mean and standard deviation of the noise-free function, in the units of the targets.
@@ -181,8 +180,8 @@ class GaussianProcess:
             Two arrays of shape (m,).
         """
         cross = kernel(self.prior, self.theta, self.x, x)
-        mean = cross.T @ cho_solve((self._factor, True), self.y, check_finite=False)
-        reduced = solve_triangular(self._factor, cross, lower=True, check_finite=False)
+        mean = cross.T @ scipy.linalg.cho_solve((self._factor, True), self.y, check_finite=False)
+        reduced = scipy.linalg.solve_triangular(self._factor, cross, lower=True, check_finite=False)
         variance = np.maximum(diagonal(self.prior, self.theta) - (reduced**2).sum(axis=0), 0.0)
         return self.centre + self.scale * mean, self.scale * np.sqrt(variance)
 
@@ -201,14 +200,16 @@ class GaussianProcess:
         covariance = kernel(self.prior, self.theta, known, known)
         inner = covariance.copy()
         inner[np.diag_indices_from(inner)] += JITTER
-        factor = np.asarray(cholesky(inner, lower=True, check_finite=False))
+        factor = np.asarray(scipy.linalg.cholesky(inner, lower=True, check_finite=False))
         n = len(self.x)
         normal = rng.standard_normal((len(known) + n, draws))
         start = factor @ normal[: len(known)]
         noise = (np.exp(self.theta[-1]) / np.sqrt(self.repeats))[:, None] * normal[len(known) :]
-        residual = cho_solve((self._factor, True), self.y[:, None] - start[:n] - noise, check_finite=False)
+        residual = scipy.linalg.cho_solve((self._factor, True), self.y[:, None] - start[:n] - noise, check_finite=False)
         # K^-1 f without ever multiplying f by an ill-conditioned inverse: the prior part is L^-T z.
-        weights = np.asarray(solve_triangular(factor, normal[: len(known)], lower=True, trans="T", check_finite=False))
+        weights = np.asarray(
+            scipy.linalg.solve_triangular(factor, normal[: len(known)], lower=True, trans="T", check_finite=False)
+        )
         weights[:n] += residual
         values = start + inner[:, :n] @ residual
         return Paths(self, known, factor, weights, self.centre + self.scale * values)
@@ -235,7 +236,7 @@ class Paths:
     def predict(self, x: Array) -> tuple[Array, Array]:
         """Returns the mean of every function, shape (m, s), and the standard deviation they share, shape (m,)."""
         cross = kernel(self.gp.prior, self.gp.theta, self.known, x)
-        reduced = solve_triangular(self.factor, cross, lower=True, check_finite=False)
+        reduced = scipy.linalg.solve_triangular(self.factor, cross, lower=True, check_finite=False)
         variance = np.maximum(diagonal(self.gp.prior, self.gp.theta) - (reduced**2).sum(axis=0), 1e-12)
         return self.gp.centre + self.gp.scale * (cross.T @ self.weights), self.gp.scale * np.sqrt(variance)
 
@@ -261,7 +262,7 @@ def fit(
     standard = (np.asarray(y, dtype=float) - centre) / scale
     few = slice(None) if most is None or len(y) <= most else np.linspace(0, len(y) - 1, most).astype(int)
     bounds = [(m - 4 * s, m + 4 * s) for m, s in zip(prior.mean, prior.deviation, strict=True)]
-    found: Any = minimize(
+    found: Any = scipy.optimize.minimize(
         negative_log_posterior,
         prior.mean,
         args=(prior, x[few], standard[few], counts[few]),

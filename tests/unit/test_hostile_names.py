@@ -19,8 +19,8 @@ from autopeft.adapters.card import model_card
 from autopeft.cli import app
 from autopeft.configuration import Configuration
 from autopeft.job import SILENT, Job, Outcome, Report
-from autopeft.report import summarise
 from autopeft.report.html import render
+from autopeft.report.summary import summarise
 from autopeft.report.svg import anytime_svg, curves_svg, front_svg
 from autopeft.setting import Backbone
 from autopeft.study.executors.inline import InlineExecutor

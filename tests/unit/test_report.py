@@ -16,13 +16,13 @@ from autopeft.configuration import Configuration
 from autopeft.errors import TrainingError
 from autopeft.job import SILENT, Job, Outcome, Report
 from autopeft.presets import preset
-from autopeft.report import report_json, summarise, text, write_report
+from autopeft.report import text
 from autopeft.report.cost import cost_totals
-from autopeft.report.html import TRIALS_SHOWN, render
+from autopeft.report.html import TRIALS_SHOWN, render, write_report
 from autopeft.report.importance import importance
 from autopeft.report.noise import seed_noise
 from autopeft.report.records import BaselineRow, FinalRow, Noise, SplitScores, Summary, TrialRow
-from autopeft.report.summary import assemble, base_name
+from autopeft.report.summary import assemble, base_name, report_json, summarise
 from autopeft.report.svg import anytime_svg, curves_svg, front_svg
 from autopeft.report.verdict import judge
 from autopeft.spaces import autopeft
