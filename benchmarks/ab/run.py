@@ -37,6 +37,7 @@ from autopeft.configuration import Configuration, Placement, Training, describe
 from autopeft.modules import Lora, ParallelAdapter, PeftModule, Prefix, SerialAdapter
 from autopeft.setting import Precision, Recipe, Setting, describe_backbone
 from autopeft.shapes import Slot
+from autopeft.tasks.base import TaskSource
 from autopeft.training import loop
 from autopeft.training.batches import bucketed
 from autopeft.training.loop import loss_of, predict, train
@@ -58,7 +59,7 @@ VARIANTS: Final[Mapping[str, Recipe]] = {
     "bfloat16": replace(RECIPE, precision="bfloat16"),
     "shuffled": RECIPE,
 }
-TASKS: Final[Mapping[str, Mapping[str, str]]] = {
+TASKS: Final[Mapping[str, Mapping[str, Any]]] = {
     "trec": {"text": "text"},
     "sst2": {"text": "text"},
     "sick": {"text": "text_a", "text_pair": "text_b"},
@@ -87,23 +88,30 @@ CONFIGURATIONS: Final[Mapping[str, Configuration]] = {
 def load(name: str) -> Loaded:
     """Returns one task with its backbone."""
     path = str(dataset(name) / "train.jsonl")
-    columns = dict(TASKS[name])
-    task = tasks.load(
-        path, **columns, label="label", train_size=512, validation_size=500, selection_size=10, test_size=10
+    source = TaskSource(
+        path, label="label", **TASKS[name], train_size=512, validation_size=500, selection_size=10, test_size=10
     )
+    task = tasks.load_source(source)
     setting = Setting(describe_backbone("demo"), task.source, task.to_dict(), task.rows, recipe=RECIPE)
     return load_setting(setting)
+
+
+def planned() -> Iterator[tuple[int, str, str, str]]:
+    """Yields (seed, task, configuration, variant): every task with every seed first, then further configurations."""
+    names = list(CONFIGURATIONS)
+    for turn, seed, (i, task), variant in product(range(len(names)), SEEDS, enumerate(TASKS), VARIANTS):
+        yield seed, task, names[(turn + seed + i) % len(names)], variant
 
 
 @contextmanager
 def _batches(variant: str) -> Iterator[None]:
     """Cuts plainly shuffled batches in the variant that asks for them: a pool of one batch sorts nothing."""
     if variant == "shuffled":
-        loop.bucketed = partial(bucketed, pool=1)
+        vars(loop)["bucketed"] = partial(bucketed, pool=1)
     try:
         yield
     finally:
-        loop.bucketed = bucketed
+        vars(loop)["bucketed"] = bucketed
 
 
 def scored(loaded: Loaded, head: Any, precision: Precision) -> tuple[dict[str, float], np.ndarray]:
@@ -221,7 +229,8 @@ def main() -> None:
     rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
     done = {row["id"] for row in rows}
     loaded: dict[str, Loaded] = {}
-    for seed, task, (name, configuration), variant in product(SEEDS, TASKS, CONFIGURATIONS.items(), VARIANTS):
+    for seed, task, name, variant in planned():
+        configuration = CONFIGURATIONS[name]
         key = f"{task}/{name}/{seed}/{variant}"
         if key in done or time.monotonic() > end:
             continue
