@@ -1,0 +1,158 @@
+"""The speed benchmark: this package's loop and searches against transformers' Trainer with peft, in CPU seconds.
+
+    make bench-speed
+    python -m benchmarks.speed.run [PART ...] [--short] [--minutes M] [--workers W] [--fresh]
+
+Parts, in this order: reference, sixteen, curves, optuna, search, complete. Each piece of work is a fresh process of one
+thread; two run at a time. A row that is in the results file is not measured again, unless it is one of this package and
+its source has changed since; a run that was killed goes on with the same command. Prints the table of what was asked
+and what was measured. `--short` runs every part on tiny sizes, in about a minute, into a file of its own: it shows that
+everything runs, its numbers mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed import curves, reference, searches_today, sixteen, table
+from benchmarks.speed import search as whole
+from benchmarks.speed.pieces import Stages, perform
+from benchmarks.speed.record import RESULTS, OutOfTimeError, Record, say
+from benchmarks.speed.workloads import REFERENCE, SEARCHED, SIXTEEN, Workload, searched
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured.
+
+    Attributes:
+        reference: The reference trial.
+        repeats: Processes whose median is taken.
+        sixteen: Task of the random configurations.
+        configurations: How many of them.
+        searches: Tasks and seeds of the whole searches; the first has the cheapest trials.
+        trials: Configurations per search.
+        timed: Configurations per task the Trainers are timed on.
+        curves: Points of the curves.
+        today: Trials of Optuna with peft.
+    """
+
+    reference: Workload
+    repeats: int
+    sixteen: Workload
+    configurations: int
+    searches: tuple[Workload, ...]
+    trials: int
+    timed: int
+    curves: Sequence[dict[str, int]]
+    today: int
+
+
+FULL = Sizes(
+    REFERENCE,
+    3,
+    SIXTEEN,
+    16,
+    tuple(searched(data, seed) for data in SEARCHED for seed in range(3)),
+    60,
+    8,
+    curves.points(),
+    3,
+)
+SHORT = Sizes(
+    Workload("agnews", 8, 8, epochs=1),
+    1,
+    Workload("trec", 8, 8, epochs=1),
+    2,
+    (Workload("trec", 32, 8, epochs=2, max_length=16),),
+    3,
+    2,
+    [{**curves.BASE, "length": 8, "width": width, "layers": 1, "examples": 16} for width in (32, 64)],
+    1,
+)
+PARTS = ("reference", "sixteen", "curves", "optuna", "search", "complete")
+COMPLETE = "tuned"
+"""Trainer of the complete baseline search: the cheaper one."""
+
+
+def stages_of(part: str, record: Record, folder: Path, sizes: Sizes, precisions: tuple[str, ...]) -> Stages:
+    """Returns what a part measures."""
+    if part == "reference":
+        return reference.stages(folder, sizes.reference, sizes.repeats, precisions)
+    if part == "sixteen":
+        return sixteen.stages(folder, sizes.sixteen, sizes.configurations, sizes.repeats)
+    if part == "curves":
+        return curves.stages(sizes.curves, sizes.repeats)
+    if part == "optuna":
+        return searches_today.stages(folder, sizes.searches[0], sizes.today)
+    complete = COMPLETE if part == "complete" else None
+    return whole.stages(record, folder, sizes.searches, sizes.trials, sizes.timed, complete)
+
+
+def summarise(record: Record, sizes: Sizes) -> list[table.Line]:
+    """Returns the table of all rows there are, and keeps it with them."""
+    search_lines, searches = table.search_lines(record, sizes.searches, sizes.timed)
+    curve_lines, model = table.curve_lines(record)
+    lines = [
+        *table.reference_lines(record, sizes.reference),
+        *table.sixteen_lines(record, sizes.sixteen, sizes.configurations),
+        *search_lines,
+        *table.complete_lines(record, sizes.searches[0], COMPLETE, sizes.timed),
+        *curve_lines,
+        *table.today_lines(record),
+    ]
+    record.summary = {"table": [asdict(line) for line in lines], "searches": searches, "curves": model}
+    record.write()
+    return lines
+
+
+def supported() -> tuple[str, ...]:
+    """Returns the precisions of the reference trial that this processor has instructions for."""
+    flags: set[str] = set()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        flags = set(next((line for line in lines if line.startswith("flags")), "").split())
+    fast = bool(flags & {"avx512_bf16", "amx_bf16"})
+    return ("float32", "bfloat16") if fast else ("float32",)
+
+
+def main() -> int:
+    """Measures what is missing and prints the table; 1 where time ran out."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--short", action="store_true", help="tiny sizes, for a look at whether everything runs")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing after so many")
+    parser.add_argument("--workers", type=int, default=2, help="processes at a time")
+    parser.add_argument("--fresh", action="store_true", help="forget the rows of the parts named")
+    parser.add_argument("--out", type=Path, help="results file")
+    parser.add_argument("--folder", type=Path, default=Path("runs/speed"), help="for texts and studies")
+    options = parser.parse_args()
+    for part in options.parts:
+        if part not in PARTS:
+            parser.error(f"unknown part '{part}': choose from {', '.join(PARTS)}")
+    sizes, folder = (SHORT if options.short else FULL), options.folder.resolve()
+    path = options.out or (folder / "short.json" if options.short else RESULTS)
+    chosen: Any = options.parts or PARTS
+    command = f"python -m benchmarks.speed.run {' '.join(sys.argv[1:])}".strip()
+    record = Record(path, command, options.minutes)
+    if options.fresh:
+        record.forget([p for p in chosen if p != "complete"])
+    stopped = False
+    try:
+        for part in chosen:
+            say(f"{part} ...")
+            perform(record, stages_of(part, record, folder, sizes, supported()), options.workers)
+    except OutOfTimeError:
+        stopped = True
+        say("the time is over; the same command goes on")
+    print(table.text_of(summarise(record, sizes)))
+    return int(stopped)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""Whole searches: the same random proposals, halved and cached by this package, trained one by one by the Trainers.
+
+Per task and seed the lean search is run in one process. The regret is against all its configurations at the full
+budget, trained by the lean loop with the cache: those that were promoted have been, the others are trained beside it,
+and one promoted configuration is trained again to show that going on from a rung gives the very same quality. The
+Trainers are timed on some of the configurations, chosen by lowest layer, and the rest follows from a linear model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from autopeft.configuration import Configuration
+from benchmarks.speed.costs import CostModel, Regret, features, left_out_errors, regret, stratified
+from benchmarks.speed.pieces import Piece, Stages
+from benchmarks.speed.processes import measure
+from benchmarks.speed.record import Record
+from benchmarks.speed.sixteen import run_lean, run_trainer
+from benchmarks.speed.workloads import Workload
+
+KEEP = 1 / 6
+"""Share of the configurations that go on from a quarter of the budget."""
+
+
+def stages(
+    record: Record, folder: Path, workloads: Sequence[Workload], trials: int, timed: int, complete: str | None
+) -> Stages:
+    """Yields the pieces: lean searches, the rest at the full budget, the Trainers, and one complete baseline search.
+
+    Args:
+        record: Its rows name the configurations that the later stages train.
+        folder: For texts and studies.
+        workloads: Tasks and seeds.
+        trials: Configurations per search.
+        timed: Configurations per task that the Trainers are timed on, at the lowest of its seeds.
+        complete: Trainer that trains all configurations of the first workload, or None.
+    """
+    yield [
+        Piece("search", w.name, "lean", partial(run_search, w, folder, trials), seed=w.seed, own=True)
+        for w in workloads
+    ]
+    first = [w for w in workloads if w.seed == min(v.seed for v in workloads if v.data == w.data)]
+    yield [
+        Piece("search", f"{w.name} {c.id}", loop, partial(run_trainer, w, folder, loop, c, w.seed), seed=w.seed)
+        for w in first
+        for c in stratified(proposals(lean_row(record, w)), w.described().shape, timed)
+        for loop in ("plain", "tuned")
+    ]
+    yield [
+        Piece("search", w.name, "full", partial(run_full, w, lean_row(record, w)), seed=w.seed, own=True)
+        for w in workloads
+    ]
+    if complete:
+        w = workloads[0]
+        yield [
+            Piece("search", f"{w.name} {c.id}", complete, partial(run_trainer, w, folder, complete, c, w.seed),
+                  seed=w.seed)
+            for c in proposals(lean_row(record, w))
+        ]  # fmt: skip
+
+
+def lean_row(record: Record, workload: Workload) -> dict[str, Any]:
+    """Returns the row of a workload's lean search by the package as it is."""
+    row = record.find({"part": "search", "id": workload.name, "loop": "lean", "engine": record.engine})
+    if row is None:
+        raise LookupError(f"no lean search of {workload.name}")
+    return row
+
+
+def proposals(row: Mapping[str, Any]) -> list[Configuration]:
+    """Returns the configurations that a lean search proposed, in order, without the promotions."""
+    return [Configuration.from_dict(t["configuration"]) for t in row["trials"] if t["parent"] is None]
+
+
+def run_search(workload: Workload, folder: Path, trials: int) -> dict[str, Any]:
+    """Runs a lean search in a fresh process."""
+    options = {"keep": KEEP}
+    spec = {
+        "workload": asdict(workload),
+        "folder": str(folder / "studies" / workload.name),
+        "trials": trials,
+        "seed": workload.seed,
+        "options": options,
+    }
+    done = measure("lean_search", spec)
+    return {
+        "budget": {"examples": workload.train, "epochs": workload.epochs},
+        "options": options,
+        "cpu_seconds": done.cpu_seconds,
+        "peak_bytes": done.peak_bytes,
+        "trials": done.rows[-1]["trials"],
+    }
+
+
+def run_full(workload: Workload, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Trains at the full budget what the search did not, and one that it did."""
+    promoted = full_trials(row)
+    chosen = [c for c in proposals(row) if c.id not in promoted]
+    again = next((c for c in proposals(row) if c.id in promoted), None)
+    seeds = {t["seed"] for t in row["trials"]}
+    if len(seeds) != 1:
+        raise ValueError(f"the trials of a search have one seed, found {sorted(seeds)}")
+    done = run_lean(workload, [*chosen, *([again] if again else [])], seed=seeds.pop())
+    if again:
+        done["again"] = {**done["trials"].pop(), "before": promoted[again.id]["quality"]}
+    return done
+
+
+def full_trials(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns the completed trials of a search's full budget, by configuration."""
+    return {
+        t["id"]: t
+        for t in row["trials"]
+        if t["budget"].get("share", 1.0) == 1.0 and t["quality"] is not None
+    }  # fmt: skip
+
+
+def regret_of(search: Mapping[str, Any], full: Mapping[str, Any], parameters: Mapping[str, float]) -> Regret:
+    """Returns what a lean search lost.
+
+    Args:
+        search: Its row.
+        full: The row of what it did not train fully.
+        parameters: Stored parameters by configuration.
+    """
+    found = full_trials(search)
+    quality = {t["configuration"]: t["quality"] for t in full["trials"]} | {k: t["quality"] for k, t in found.items()}
+    names = sorted(quality)
+    values = [quality[n] for n in names], [parameters[n] for n in names]
+    return regret(*values, [i for i, n in enumerate(names) if n in found])
+
+
+def baseline_cost(
+    record: Record, workload: Workload, timed_on: Workload, timed: int, loop: str
+) -> tuple[float, dict[str, Any]]:
+    """Returns the CPU seconds of a whole search under a Trainer, from the model of those that were timed.
+
+    Args:
+        record: Rows of this part.
+        workload: Its proposals are summed.
+        timed_on: The workload of the same task on which the Trainers were timed.
+        timed: How many were.
+        loop: "plain" or "tuned".
+
+    Returns:
+        The seconds, one start of a process included, and how well the model fits.
+    """
+    shape = timed_on.described().shape
+    chosen = stratified(proposals(lean_row(record, timed_on)), shape, timed)
+    rows = [record.find({"part": "search", "id": f"{timed_on.name} {c.id}", "loop": loop}) for c in chosen]
+    found = [row for row in rows if row is not None]
+    known = [features(Configuration.from_dict(row["configuration"]), shape) for row in found]
+    seconds = [row["cpu_seconds"] for row in found]
+    model = CostModel.fit(known, seconds)
+    start = min(row["process_seconds"] - row["cpu_seconds"] for row in found)
+    errors = left_out_errors(known, seconds)
+    total = start + float(model([features(c, shape) for c in proposals(lean_row(record, workload))]).sum())
+    return total, {
+        "weights": (model.weights / model.scales).tolist(),
+        "start": start,
+        "left_out_errors": errors.round(4).tolist(),
+    }

@@ -1,0 +1,182 @@
+"""What was asked and what was measured, from the rows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import mean, median
+from typing import Any
+
+from benchmarks.speed.curves import explained
+from benchmarks.speed.record import Record
+from benchmarks.speed.search import baseline_cost, lean_row, proposals, regret_of
+from benchmarks.speed.sixteen import drawn
+from benchmarks.speed.workloads import Workload
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table.
+
+    Attributes:
+        name: What is measured.
+        asked: The target.
+        measured: What came out, as text.
+        reached: Whether the target is reached; None where there is none.
+    """
+
+    name: str
+    asked: str
+    measured: str
+    reached: bool | None = None
+
+
+def reference_lines(record: Record, workload: Workload) -> list[Line]:
+    """Returns the reference trial's lines: ratios of medians, share of the peak, memory, quality."""
+    rows = {row["loop"]: record.of(part="reference", id=workload.name, loop=row["loop"])
+            for row in record.of(part="reference", id=workload.name)}  # fmt: skip
+    if not {"lean", "plain", "tuned"} <= rows.keys():
+        return []
+
+    def middle(loop: str, name: str) -> float:
+        return float(median(row[name] for row in rows[loop]))
+
+    lines = []
+    for lean in sorted(loop for loop in rows if loop.startswith("lean")):
+        what = "reference trial" + lean.removeprefix("lean")
+        counts = lean == "lean"
+        for loop, least in (("plain", 3.2), ("tuned", 1.6)):
+            whole, alone = (middle(loop, n) / middle(lean, n) for n in ("process_seconds", "cpu_seconds"))
+            text = f"{whole:.2f}x whole process, {alone:.2f}x trial alone"
+            lines.append(Line(f"{what}, {loop}", f">= {least}x", text, whole >= least if counts else None))
+        share = middle(lean, "share_of_peak")
+        rate = median(row["flops"] / row["train_seconds"] for row in rows[lean]) / 1e9
+        peak = middle(lean, "matmul_peak") / 1e9
+        text = f"{share:.0%} ({rate:.0f} of {peak:.0f} GFLOP/s)"
+        lines.append(Line(f"{what}, share of matmul peak", ">= 65 %", text, share >= 0.65 if counts else None))
+        ours, theirs = middle(lean, "peak_bytes") / 1e6, middle("plain", "peak_bytes") / 1e6
+        lines.append(Line(f"{what}, peak memory", "below the Trainer's", f"{ours:.0f} against {theirs:.0f} MB",
+                          ours < theirs))  # fmt: skip
+    quality = ", ".join(f"{loop} {mean(row['quality'] for row in found):.3f}" for loop, found in sorted(rows.items()))
+    lines.append(Line("reference trial, mean quality", "equal", quality))
+    return lines
+
+
+def sixteen_lines(record: Record, workload: Workload, count: int) -> list[Line]:
+    """Returns the lines of the random configurations: sums over those that all loops have, and the mean of ratios."""
+    lean = record.of(part="sixteen", id=f"{count} of {workload.name}", loop="lean")
+    if not lean:
+        return []
+    ids = [c.id for c in drawn(workload, count)]
+    ours = {
+        name: median(next(t["cpu_seconds"] for t in row["trials"] if t["configuration"] == name) for row in lean)
+        for name in ids
+    }
+    lines = []
+    for loop, least in (("plain", 3.8), ("tuned", 1.9)):
+        theirs = {
+            name: row["cpu_seconds"]
+            for name in ids
+            if (row := record.find({"part": "sixteen", "id": f"{workload.name} {name}", "loop": loop}))
+        }
+        if theirs:
+            whole = sum(theirs.values()) / sum(ours[name] for name in theirs)
+            ratio = mean(theirs[name] / ours[name] for name in theirs)
+            text = f"{whole:.2f}x of the sums, {ratio:.2f}x on average, {len(theirs)} of {count} configurations"
+            lines.append(Line(f"random configurations, {loop}", f">= {least}x", text, whole >= least))
+    return lines
+
+
+def search_lines(record: Record, workloads: Sequence[Workload], timed: int) -> tuple[list[Line], list[dict[str, Any]]]:
+    """Returns the lines of the whole searches and one JSON-able row per task and seed."""
+    rows = [row for w in workloads if (row := _searched(record, w, workloads, timed))]
+    if not rows:
+        return [], []
+    lines = []
+    for loop, least in (("plain", 10.0), ("tuned", 5.0)):
+        ratio = sum(row[loop] for row in rows) / sum(row["lean"] for row in rows)
+        each = [row[loop] / row["lean"] for row in rows]
+        text = f"{ratio:.2f}x ({min(each):.2f} to {max(each):.2f}; {len(rows)} searches)"
+        lines.append(Line(f"whole search, {loop}", f">= {least:g}x", text, ratio >= least))
+    losses = [row["regret"] for row in rows if "regret" in row]
+    if losses:
+        best, front = ([100 * loss[name] for loss in losses] for name in ("best", "mean"))
+        text = f"{mean(best):.2f} points on average, at most {max(best):.2f}"
+        lines.append(Line("whole search, regret", "<= 1 point", text, mean(best) <= 1.0))
+        shares = [loss["hypervolume"] for loss in losses]
+        text = f"{mean(front):.2f} points over parameter budgets; hypervolume {mean(shares):.3f} of all"
+        lines.append(Line("whole search, along the front", "", text))
+    return lines, rows
+
+
+def _searched(record: Record, workload: Workload, workloads: Sequence[Workload], timed: int) -> dict[str, Any] | None:
+    try:
+        row = lean_row(record, workload)
+        timed_on = min((w for w in workloads if w.data == workload.data), key=lambda w: w.seed)
+        costs = {loop: baseline_cost(record, workload, timed_on, timed, loop) for loop in ("plain", "tuned")}
+    except (LookupError, ValueError):
+        return None
+    shape = workload.described().shape
+    found: dict[str, Any] = {"id": workload.name, "seed": workload.seed, "lean": row["cpu_seconds"]}
+    found |= {loop: seconds for loop, (seconds, _) in costs.items()}
+    found["models"] = {loop: model for loop, (_, model) in costs.items()}
+    full = record.find({"part": "search", "id": workload.name, "loop": "full", "engine": record.engine})
+    if full:
+        counts = {c.id: float(c.count(shape).stored) for c in proposals(row)}
+        found["regret"] = asdict(regret_of(row, full, counts))
+        if "again" in full:
+            found["continued_equals_whole"] = full["again"]["quality"] == full["again"]["before"]
+    return found
+
+
+def complete_lines(record: Record, workload: Workload, loop: str, timed: int) -> list[Line]:
+    """Returns the line of the complete baseline search: its model against its measured sum."""
+    try:
+        row = lean_row(record, workload)
+        predicted, model = baseline_cost(record, workload, workload, timed, loop)
+    except (LookupError, ValueError):
+        return []
+    found = [record.find({"part": "search", "id": f"{workload.name} {c.id}", "loop": loop}) for c in proposals(row)]
+    present = [row for row in found if row is not None]
+    if len(present) < len(found):
+        return []
+    measured = model["start"] + sum(row["cpu_seconds"] for row in present)
+    error = predicted / measured - 1.0
+    text = f"{error:+.1%} ({predicted:.0f} predicted, {measured:.0f} CPU seconds measured, {len(present)} trials)"
+    return [Line(f"cost model against a complete {loop} search", "within 10 %", text, abs(error) <= 0.10)]
+
+
+def curve_lines(record: Record) -> tuple[list[Line], dict[str, Any]]:
+    """Returns the line of the curves and the model behind it: medians of each point over the repeats."""
+    rows = record.of(part="curves", loop="lean")
+    if not rows:
+        return [], {}
+    points = [
+        {**one[0], "cpu_seconds": median(p["cpu_seconds"] for p in one)}
+        for one in zip(*(row["points"] for row in rows), strict=True)
+    ]
+    model = explained(points)
+    error = model["relative_error"]
+    text = f"linear model: error {error['mean']:.0%} on average, at most {error['most']:.0%}, over {len(points)} points"
+    return [Line("cost curves", "explained", text)], {**model, "points": points}
+
+
+def today_lines(record: Record) -> list[Line]:
+    """Returns what a trial of Optuna with peft cost."""
+    lines = []
+    for loop, rows in itertools.groupby(sorted(record.of(part="optuna"), key=_loop), key=_loop):
+        each = [trial["cpu_seconds"] for row in rows for trial in row["trials"]]
+        lines.append(Line(f"Optuna with peft, {loop}", "", f"{mean(each):.1f} CPU seconds a trial ({len(each)})"))
+    return lines
+
+
+def _loop(row: Mapping[str, Any]) -> str:
+    return str(row["loop"])
+
+
+def text_of(lines: Sequence[Line]) -> str:
+    """Returns the table in Markdown."""
+    marks = {True: "yes", False: "NO", None: ""}
+    rows = [f"| {line.name} | {line.asked} | {line.measured} | {marks[line.reached]} |" for line in lines]
+    return "\n".join(["| what | asked | measured | reached |", "|---|---|---|---|", *rows])
