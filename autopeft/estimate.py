@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from autopeft.configuration import Configuration
+from autopeft.configuration import Configuration, lowest_layer
 from autopeft.lengths import Texts
 from autopeft.modules import FullFineTuning, Lora, ParallelAdapter, Prefix, SerialAdapter
-from autopeft.operations import caches, linear_weights, lowest_layer, seconds_of
+from autopeft.operations import caches, linear_weights, seconds_of
 from autopeft.setting import Setting
 from autopeft.shapes import Slot
 from autopeft.trial import Budget
@@ -245,7 +245,7 @@ def kept_floats(setting: Setting, configuration: Configuration, batch: int, leng
     stack = next(iter(shape.stacks))
     tokens = batch * length
     full = any(isinstance(p.module, FullFineTuning) for p in configuration.placements)
-    lowest = lowest_layer(shape, configuration)
+    lowest = lowest_layer(configuration, shape)
     kept = []
     for index in range(lowest, shape.layers(stack)):
         modules = [] if full else [p for p in configuration.placements if p.slot.index == index]

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from autopeft.configuration import Configuration
+from autopeft.configuration import Configuration, lowest_layer
 from autopeft.lengths import Texts
 from autopeft.modules import LINEAR_SITES, FullFineTuning
 from autopeft.setting import Recipe, Setting
@@ -39,7 +39,7 @@ def seconds_of(setting: Setting, budget: Budget, texts: Texts, configuration: Co
     shape, recipe = setting.backbone.shape, setting.recipe
     trained = configuration.count(shape).trained
     full = any(isinstance(p.module, FullFineTuning) for p in configuration.placements)
-    above = 1.0 - lowest_layer(shape, configuration) / _depth(shape)
+    above = 1.0 - lowest_layer(configuration, shape) / _depth(shape)
     computed = above if caches(setting.recipe, shape, configuration) else 1.0
     train, validation = texts["train"], texts["validation"]
     forward = _forward(shape, train.mean)
@@ -66,26 +66,18 @@ def filling(setting: Setting, texts: Texts, configurations: Iterable[Configurati
         speed: Operations per second of a matrix product.
     """
     shape = setting.backbone.shape
-    heights = {lowest_layer(shape, c) for c in configurations if caches(setting.recipe, shape, c)}
+    heights = {lowest_layer(c, shape) for c in configurations if caches(setting.recipe, shape, c)}
     below = sum(heights) / _depth(shape)
     operations = sum(split.texts * split.mean * _forward(shape, split.mean) for split in texts.values()) * below
     return operations / (EFFICIENCY * speed * gained(setting.recipe))
 
 
-def lowest_layer(shape: BackboneShape, configuration: Configuration) -> int:
-    """Returns the number of the lowest layer in which something is trained; the number of layers where nothing is."""
-    if any(isinstance(p.module, FullFineTuning) for p in configuration.placements):
-        return 0
-    return min((p.slot.index for p in configuration.placements), default=_depth(shape))
-
-
 def caches(recipe: Recipe, shape: BackboneShape, configuration: Configuration) -> bool:
     """Says whether hidden states are read from a cache where this is trained.
 
-    They are where the recipe says so, nothing below the lowest module is stochastic, and something lies below it and
-    something above.
+    They are where the recipe says so, nothing below the lowest module is stochastic, and some layer lies below it.
     """
-    return bool(recipe.cache) and recipe.dropout == 0.0 and 0 < lowest_layer(shape, configuration) < _depth(shape)
+    return bool(recipe.cache) and recipe.dropout == 0.0 and lowest_layer(configuration, shape) > 0
 
 
 def linear_weights(shape: BackboneShape) -> int:

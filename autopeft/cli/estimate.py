@@ -151,9 +151,14 @@ def _searching(
     setting, budget = definition.setting, definition.budget
     setting = replace(setting, recipe=replace(setting.recipe, cache=cache))
     baselines = [configuration for _, configuration in definition.baselines]
-    each = float(np.mean([seconds_of(setting, budget, texts, c, speed) for c in some]))
+    # A trial of a higher rung goes on from the lower one.
+    total = before = 0.0
+    for share, count in definition.searcher.plan(definition.trials):
+        until = replace(budget, share=share)
+        each = float(np.mean([seconds_of(setting, until, texts, c, speed) for c in some]))
+        total, before = total + count * (each - before), each
     further = sum(seconds_of(setting, budget, texts, c, speed) for c in baselines)
-    return definition.trials * each + further + filling(setting, texts, [*some, *baselines], speed)
+    return total + further + filling(setting, texts, [*some, *baselines], speed)
 
 
 def _of_cpu(seconds: float | None, setting: Setting) -> float | None:

@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import Final
 
 from autopeft.bounds import sample
+from autopeft.configuration import lowest_layer
 from autopeft.estimate import cached_bytes
-from autopeft.operations import caches, filling, lowest_layer, seconds_of
+from autopeft.operations import caches, filling, seconds_of
 from autopeft.processor import has_bfloat16
 from autopeft.spaces.base import as_point
 from autopeft.study.definition import StudyDefinition
@@ -70,7 +71,7 @@ def saving(definition: StudyDefinition) -> tuple[float, int]:
     points = sample(space)
     searched = [space.configuration(as_point(p)) for p in points[:: max(1, len(points) // COSTED)]]
     everything = [*searched, *(c for _, c in definition.baselines)]
-    heights = {lowest_layer(shape, c) for c in everything if caches(setting.recipe, shape, c)}
+    heights = {lowest_layer(c, shape) for c in everything if caches(setting.recipe, shape, c)}
     if not searched or not heights:
         return 0.0, 0
     times = [

@@ -16,7 +16,7 @@ from autopeft.estimate import FLOAT
 from autopeft.families import shape_of
 from autopeft.lengths import Lengths
 from autopeft.modules import Lora
-from autopeft.operations import caches, filling, linear_weights, lowest_layer, seconds_of
+from autopeft.operations import caches, filling, linear_weights, seconds_of
 from autopeft.presets import preset
 from autopeft.processor import has_bfloat16
 from autopeft.setting import Recipe, describe_recipe
@@ -75,7 +75,7 @@ def test_filling_counts_each_height_once() -> None:
     made = study_of(Recipe(cache=True)).setting
     forward = 2 * linear_weights(SHAPE) + 4 * 10 * WIDTH * DEPTH
     some = [at(0), at(1), at(3), at(3), preset("probe", SHAPE, 1e-3), preset("full", SHAPE, 1e-3)]
-    assert filling(made, TEXTS, some, 1.0) == pytest.approx(TOKENS * forward * (1 / 4 + 3 / 4) / 0.6, rel=1e-12)
+    assert filling(made, TEXTS, some, 1.0) == pytest.approx(TOKENS * forward * (1 / 4 + 3 / 4 + 1) / 0.6, rel=1e-12)
     assert filling(replace(made, recipe=Recipe(cache=False)), TEXTS, some, 1.0) == 0.0
 
 
@@ -98,10 +98,11 @@ def test_checkpointing_computes_what_is_trained_once_more() -> None:
     assert more == pytest.approx(1000 * forward * 3 / 4 / 0.6, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ["probe", "full"])
-def test_what_trains_nothing_or_everything_reads_no_cache(name: str) -> None:
-    assert not caches(Recipe(cache=True), SHAPE, preset(name, SHAPE, 1e-3))
-    assert lowest_layer(SHAPE, preset(name, SHAPE, 1e-3)) == (DEPTH if name == "probe" else 0)
+def test_what_trains_nothing_reads_the_last_layer_and_what_trains_everything_nothing() -> None:
+    probe, full = (preset(name, SHAPE, 1e-3) for name in ("probe", "full"))
+    assert caches(Recipe(cache=True), SHAPE, probe)
+    assert seconds_of(study_of(Recipe(cache=True)).setting, Budget(0, 2), TEXTS, probe, 1.0) == 0.0
+    assert not caches(Recipe(cache=True), SHAPE, full)
 
 
 # -- what is decided --
