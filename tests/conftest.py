@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 # Before any test module imports numpy, torch or transformers: they read these once. Processes that tests start inherit
@@ -15,6 +16,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+# Hidden states that tests keep are nobody else's; the folder goes with this process.
+_STATES = tempfile.TemporaryDirectory(prefix="autopeft-states-")
+os.environ["AUTOPEFT_CACHE"] = _STATES.name
 
 
 @pytest.fixture(scope="session")
