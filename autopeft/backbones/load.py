@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from autopeft.backbones.shared import share_weights
-from autopeft.errors import AutoPeftError, InputError
+from autopeft.errors import AutoPeftError, InputError, MissingExtra
 from autopeft.families import fingerprint, locate, read_config, shape_of
 from autopeft.setting import Backbone
 
@@ -21,7 +23,12 @@ _PER_BYTE = 8
 
 
 def load_backbone(
-    backbone: Backbone, *, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+    backbone: Backbone,
+    *,
+    dtype: torch.dtype = torch.float32,
+    trust_remote_code: bool = False,
+    device: torch.device | str = "cpu",
+    four_bit: bool = False,
 ) -> PreTrainedModel:
     """Loads the bare model, frozen and in evaluation mode, after checking that its weights are the described ones.
 
@@ -31,11 +38,17 @@ def load_backbone(
         backbone: The described backbone.
         dtype: Type of its parameters.
         trust_remote_code: Whether Python files that come with it may run; without, transformers' own class is used.
+        device: Where it is put.
+        four_bit: Whether the Linears of its layers are held in 4 bits, as normal floats with quantised constants
+            (QLoRA, arXiv 2305.14314); everything else stays of type `dtype`. Needs a CUDA device.
 
     Raises:
         InputError: The weights on disk have another fingerprint, weights other than a pooler's are missing, files are
-            damaged, or trusted code cannot be used.
+            damaged, trusted code cannot be used, or 4 bits are asked for without CUDA.
+        MissingExtra: 4 bits are asked for and bitsandbytes is not installed.
     """
+    device = torch.device(device)
+    quantised = _in_four_bits(device) if four_bit else {}
     folder = locate(backbone.reference, backbone.revision)
     found = fingerprint(folder)
     if found != backbone.sha256:
@@ -56,6 +69,7 @@ def load_backbone(
             attn_implementation="sdpa",
             output_loading_info=True,
             trust_remote_code=trust_remote_code,
+            **quantised,
         )
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:
@@ -64,8 +78,30 @@ def load_backbone(
             where=backbone.reference,
             cure="save the whole model again",
         )
-    share_weights(model, f"{backbone.sha256}-{str(dtype).removeprefix('torch.')}")
+    if device.type == "cpu":
+        share_weights(model, f"{backbone.sha256}-{str(dtype).removeprefix('torch.')}")
+    elif not four_bit:  # what is quantised lies there already and cannot be moved
+        model.to(device)
     return model.eval().requires_grad_(False)
+
+
+def _in_four_bits(device: torch.device) -> dict[str, Any]:
+    """Returns what transformers has to be told to quantise the Linears of the layers while it loads."""
+    if device.type != "cuda":
+        cure = "run it where there is a CUDA device, or set it to false"
+        raise InputError("4-bit weights need a CUDA device, and none is in use", where="training.four_bit", cure=cure)
+    for package in ("bitsandbytes", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra(package, extra="four-bit")
+    # The pooler is left as it is: a head may start from its numbers.
+    chosen = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=["pooler"],
+    )
+    return {"quantization_config": chosen, "device_map": {"": device}}
 
 
 def _require_credible(folder: Path, reference: str) -> None:

@@ -20,14 +20,17 @@ class Meter:
     The peak is that of the resident memory while it runs where the kernel lets a process reset it (Linux), and of the
     process's whole life elsewhere.
 
+    Args:
+        share: Part of the times that counts: of work that several jobs have done together each bears its share.
+
     Example:
         >>> meter = Meter()
         >>> meter.read().seconds < 60
         True
     """
 
-    def __init__(self) -> None:
-        self._before = Cost()
+    def __init__(self, share: float = 1.0) -> None:
+        self._before, self._share = Cost(), share
         self._begin()
 
     def _begin(self) -> None:
@@ -38,7 +41,13 @@ class Meter:
     def read(self) -> Cost:
         """Returns the cost so far."""
         cpu, wall = time.process_time() - self._cpu, time.perf_counter() - self._wall
-        return together(self._before, Cost(cpu, wall, _peak_bytes()))
+        return together(self._before, Cost(cpu * self._share, wall * self._share, _peak_bytes()))
+
+    def share(self, share: float) -> None:
+        """Counts another part of the times from now on."""
+        if share != self._share:
+            self._before, self._share = self.read(), share
+            self._begin()
 
     def add(self, cost: Cost) -> None:
         """Adds what an earlier attempt spent on work that is not done again."""

@@ -17,6 +17,7 @@ from autopeft.errors import FailureKind, TrainingError
 from autopeft.heads.layer import HeadLayer
 from autopeft.setting import Recipe
 from autopeft.training.batches import bucketed, by_length
+from autopeft.training.device import reading
 from autopeft.training.random_states import random_states
 from autopeft.training.schedule import Schedule
 from autopeft.training.sources import Source
@@ -107,11 +108,12 @@ def train(
                 return
             _set_rates(optimizer, schedule.share(step))
             loss = _loss(source, head, chosen)
-            value = _finite(loss.item(), step, schedule.total)
+            read = reading(loss.view(1))  # what follows is launched before a GPU has to have it ready
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], recipe.clip)
             optimizer.step()
+            value = _finite(read()[0], step, schedule.total)
             done, summed = done + 1, summed + value * len(chosen)
             losses.append(value)
             yield StepDone(epoch, step + 1, now)
@@ -169,8 +171,12 @@ def predict(source: Source, head: HeadLayer, size: int = 64) -> NDArray[np.float
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:
-    """Sets every dropout of the backbone, attention's included, to one probability, and turns it on if above 0."""
-    model.train(probability > 0)
+    """Sets every dropout of the backbone, attention's included, to one probability, and turns it on if above 0.
+
+    Where layers are computed again in the backward pass the model is in training mode at 0 too: they are only then.
+    """
+    again = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    model.train(probability > 0 or again)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = probability
