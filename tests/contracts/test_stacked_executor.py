@@ -14,6 +14,7 @@ from autopeft.modules import FullFineTuning, Lora, PeftModule, Prefix
 from autopeft.setting import Recipe
 from autopeft.shapes import Slot
 from autopeft.study.executors.base import Failed, Finished, Lost, Started
+from autopeft.study.executors.choice import ALONE, make_executor
 from autopeft.study.executors.stacked import StackedExecutor, alike, stackable
 from autopeft.trial import Budget
 from tests.contracts.cheap_jobs import formula, some_job
@@ -142,3 +143,17 @@ def test_an_exception_that_ends_the_run_loses_all_of_the_batch() -> None:
 def test_no_jobs_at_once_is_refused() -> None:
     with pytest.raises(InputError, match="0 trials together"):
         StackedExecutor(formula, "autopeft.together:evaluate_together", 0)
+
+
+def test_it_is_chosen_by_the_number_of_trials_together() -> None:
+    executor = make_executor("process", ALONE, workers=1, threads=1, together=16)
+    assert isinstance(executor, StackedExecutor)
+    assert executor.capacity == 16
+    for name, evaluate, workers, together, message in (
+        ("process", ALONE, 2, 16, "16 trials are trained together in one process"),
+        ("ray", ALONE, 1, 16, "not on Ray"),
+        ("inline", "own.package:train", 1, 16, "own.package:train cannot be trained together"),
+        ("inline", ALONE, 1, 0, "0 trials together"),
+    ):
+        with pytest.raises(InputError, match=message):
+            make_executor(name, evaluate, workers, 1, together=together)

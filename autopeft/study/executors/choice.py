@@ -9,8 +9,12 @@ from autopeft.study.executors.base import Device, Executor
 from autopeft.study.executors.inline import InlineExecutor
 from autopeft.study.executors.process import ProcessExecutor
 from autopeft.study.executors.ray import RayExecutor
+from autopeft.study.executors.stacked import StackedExecutor
 
 EXECUTORS = ("inline", "process", "ray")
+ALONE = "autopeft.worker:evaluate"
+TOGETHER = "autopeft.together:evaluate_together"
+"""What runs several jobs at once; each of them is what `ALONE` does with it."""
 
 
 def make_executor(
@@ -24,6 +28,7 @@ def make_executor(
     devices: Sequence[Device] = (),
     devices_per_trial: int | None = None,
     address: str | None = None,
+    together: int = 1,
 ) -> Executor:
     """Returns an executor.
 
@@ -37,6 +42,7 @@ def make_executor(
         devices: Accelerators of this machine, for "process"; a Ray cluster knows its own.
         devices_per_trial: Accelerators that Ray reserves for each worker; None for none.
         address: Ray cluster to run on, for "ray": "auto" or "host:port"; None for one of our own on this machine.
+        together: Trials in one batch; above 1 they run in this process, whichever of the others is named.
 
     Raises:
         InputError: An unknown name, a number of workers it cannot have, or an address that none answers.
@@ -46,7 +52,12 @@ def make_executor(
         >>> make_executor("inline", "autopeft.worker:evaluate", workers=1, threads=1).capacity
         1
     """
-    require_choice(name, workers, address)
+    require_choice(name, workers, address, together)
+    if together > 1:
+        if evaluate != ALONE:
+            what = f"trials run by {evaluate} cannot be trained together"
+            raise InputError(what, where="search.together", cure="use 1")
+        return StackedExecutor(evaluate, TOGETHER, together)
     if name == "ray":
         return RayExecutor(
             evaluate, workers, threads, time_limit, memory_limit, devices=devices_per_trial or 0, address=address
@@ -56,7 +67,7 @@ def make_executor(
     return InlineExecutor(evaluate)
 
 
-def require_choice(name: str, workers: int, address: str | None) -> None:
+def require_choice(name: str, workers: int, address: str | None, together: int = 1) -> None:
     """Raises InputError for an executor that cannot be made as asked; starts nothing."""
     if name not in EXECUTORS:
         raise InputError(f"unknown executor '{name}'", where="executor", cure=nearest(name, EXECUTORS))
@@ -64,5 +75,10 @@ def require_choice(name: str, workers: int, address: str | None) -> None:
         raise InputError(f"{workers} workers can run nothing", where="workers", cure="use 1 or more")
     if address is not None and name != "ray":
         raise InputError(f"the {name} executor has no address", where="address", cure='use the executor "ray"')
+    if together < 1:
+        raise InputError(f"{together} trials together", where="search.together", cure="use 1 or more")
+    if together > 1 and (workers > 1 or name == "ray"):
+        what = f"{together} trials are trained together in one process" + (", not on Ray" if name == "ray" else "")
+        raise InputError(what, where="search.together", cure="use one worker, or train them apart: --together 1")
     if name == "inline" and workers > 1:
         raise InputError("the inline executor runs one trial at a time", where="workers", cure='use "process"')
