@@ -40,7 +40,10 @@ ROWS = (
     _row("version", torch_free=True),
     *(_row(name, torch_free=True) for name in FREE.split()),
     _row("layers", *TORCH_SIDE, torch_free=False),
-    *(_row(name, torch_free=False) for name in ["backbones", "training", "adapters", "worker", "peft", "transfer"]),
+    *(
+        _row(name, torch_free=False)
+        for name in ["backbones", "training", "adapters", "worker", "pace", "together", "peft", "transfer"]
+    ),
     _row("report", torch_free=True),
     _row("demo", torch_free=False),
     _row("cli", torch_free=True),

@@ -48,7 +48,7 @@ def define(settings: Settings) -> Defined:
     """
     source, (reference, revision) = source_of(settings), backbone_of(settings)
     template, recipe, budget, head = template_of(settings), recipe_of(settings), budget_of(settings), head_of(settings)
-    if settings.search.workers < 1:
+    if settings.search.workers != "auto" and settings.search.workers < 1:
         raise InputError(
             f"{settings.search.workers} workers can run nothing", where="search.workers", cure="use 1 or more"
         )

@@ -58,6 +58,17 @@ def integers(text: str) -> list[int]:
     return [_number(part, int) for part in text.split(",")]
 
 
+def workers(text: str) -> int | str:
+    """Reads a number of workers, or "auto"; raises InputError."""
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        what = f"'{text}' is no number of workers"
+        raise InputError(what, where="search.workers", cure="write a number, or auto to have it measured") from None
+
+
 def rates(text: str) -> float | list[float]:
     """Reads one rate, or several."""
     found = numbers(text)
@@ -106,7 +117,7 @@ FLAGS = (
     Flag(("space", "learning_rate"), str, "Rates to choose from, such as 1e-3,3e-3.", SPACE, read=rates),
     Flag(("search", "searcher"), str, "bayes, random, or halving (random, most trials left at 25 %).", SEARCH),
     Flag(("search", "trials"), int, "Total number of search trials, those already done included.", SEARCH),
-    Flag(("search", "workers"), int, "Trials at once, each in a process of its own.", RUN),
+    Flag(("search", "workers"), str, "Trials at once, each in a process of its own, or auto.", RUN, read=workers),
     Flag(("search", "budget"), str, "Time of this run, such as 2h; no trial begins after it.", RUN),
     Flag(("search", "budget_cost"), str, "Time of all workers together, earlier runs included, such as 10h.", RUN),
     Flag(("search", "time_limit"), str, "Time of one trial, such as 30m; it is killed then.", RUN),

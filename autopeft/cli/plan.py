@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from autopeft.cli.arguments import Json
+import typer
+
+from autopeft.cli.arguments import Json, TrustRemoteCode
 from autopeft.cli.flags import Given, with_settings
 
 if TYPE_CHECKING:
@@ -13,10 +15,18 @@ if TYPE_CHECKING:
 
     from autopeft.cli.define import Defined
     from autopeft.cli.estimate import Plan
+    from autopeft.study.definition import StudyDefinition
 
 
 @with_settings
-def run(given: Given, as_json: Json = False) -> None:
+def run(
+    given: Given,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Train for half a minute to measure workers x threads.")
+    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+) -> None:
     """Show the size of the space, its parameters, and what a search would take; train nothing.
 
     Parameter counts are exact. Time and memory are estimates; the output says how they were made. Refused where no
@@ -24,18 +34,27 @@ def run(given: Given, as_json: Json = False) -> None:
 
     Example: autopeft plan study.yaml --max-parameters 0.5% --memory-limit 8GB
     """
-    from autopeft.cli.console import print_json
+    from autopeft.cli.console import print_json, say
     from autopeft.cli.define import define
     from autopeft.cli.estimate import as_json as plain
     from autopeft.cli.estimate import plan
+    from autopeft.cli.running import measured, planned_workers, with_threads, with_workers
     from autopeft.quantities import bytes_of
     from autopeft.spaces import dimension_table
+    from autopeft.study.calibration import told
     from autopeft.study.choices import decided
     from autopeft.study.executors.memory import total as memory_of_machine
 
-    found = define(given.settings())
+    found, calibration = define(given.settings()), None
     found = replace(found, definition=decided(found.definition))
-    definition, workers = found.definition, found.settings.search.workers
+    definition = found.definition
+    if calibrate:
+        given_threads = definition.setting.recipe.threads if given.gives("training", "threads") else None
+        calibration = measured(definition, found.settings.search, given_threads, trust_remote_code, quiet=as_json)
+        definition = with_threads(definition, calibration.chosen.threads)
+        search = with_workers(found.settings.search, calibration)
+        found = replace(found, settings=found.settings.model_copy(update={"search": search}), definition=definition)
+    workers = planned_workers(found.settings.search, definition.setting.recipe.threads)
     shape = definition.setting.backbone.shape
     total = shape.total_parameters
     limit = found.settings.search.memory_limit
@@ -56,18 +75,21 @@ def run(given: Given, as_json: Json = False) -> None:
                 "trials": definition.trials,
                 "workers": workers,
                 "baselines": baselines,
+                **({} if calibration is None else {"calibration": calibration.to_dict()}),
                 **plain(made),
             }
         )
         return
-    _print(found, made)
+    _print(found, made, workers)
+    if calibration is not None:
+        say(f"\n{told(calibration.to_dict())}")
 
 
-def _print(found: Defined, made: Plan) -> None:
+def _print(found: Defined, made: Plan, workers: int) -> None:
     from autopeft.cli.console import facts, parameters, say, table
     from autopeft.report.numbers import duration, roughly, size
 
-    definition, workers = found.definition, found.settings.search.workers
+    definition = found.definition
     shape = definition.setting.backbone.shape
     total = shape.total_parameters
     counts = {name: configuration.count(shape) for name, configuration in definition.baselines}
@@ -101,7 +123,7 @@ def _print(found: Defined, made: Plan) -> None:
             "one trial": f"{_known(each.minimum, duration)} to {_known(each.maximum, duration)}, "
             f"median {_known(each.median, duration)}, "
             f"with {definition.setting.recipe.threads} thread(s)",
-            "the search": f"about {_known(made.total_seconds, roughly)}: {definition.trials} trials and "
+            "the search": f"about {_known(made.total_seconds, roughly)}: {_trials(definition)} and "
             f"{len(counts)} baselines, {workers} at once",
             "CPU time": _cpu_time(found, made),
             "memory": f"{_known(made.memory.minimum, lambda n: size(int(n)))} to "
@@ -114,6 +136,13 @@ def _print(found: Defined, made: Plan) -> None:
             "hardware, it takes longer by as much",
         },
     )
+
+
+def _trials(definition: StudyDefinition) -> str:
+    """Says how many trials there are, and how many of them are brought to which part of their budget."""
+    (_, begun), *later = definition.searcher.plan(definition.trials)
+    further = "".join(f", {count} of them brought to {share:.0%}" for share, count in later)
+    return f"{begun} trials{further}"
 
 
 def _cpu_time(found: Defined, made: Plan) -> str:

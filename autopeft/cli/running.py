@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from autopeft.cli.settings import SearchSettings
+    from autopeft.study.calibration import Calibration
+    from autopeft.study.definition import StudyDefinition
     from autopeft.study.executors.base import Device, Executor
     from autopeft.study.limits import Terms
     from autopeft.study.study import Study
@@ -24,6 +26,63 @@ HOW = (
     "synchronous",
 )
 """Keys of `search` that may differ from one run of a study to the next."""
+
+
+def workers_of(search: SearchSettings) -> int:
+    """Returns the number of workers; 1 as long as nobody has measured how many there shall be."""
+    return 1 if search.workers == "auto" else search.workers
+
+
+def planned_workers(search: SearchSettings, threads: int) -> int:
+    """Returns the number of workers to plan with: the one asked for, or for "auto" as many as have cores."""
+    from autopeft.study.calibration import usable_cores
+
+    return max(1, usable_cores() // threads) if search.workers == "auto" else search.workers
+
+
+def measured(
+    definition: StudyDefinition, search: SearchSettings, threads: int | None, trust_remote_code: bool, quiet: bool
+) -> Calibration:
+    """Measures how many workers with how many threads are fastest; raises StudyError where it cannot.
+
+    Args:
+        definition: The study.
+        search: How it is run: "inline" has one worker.
+        threads: The only number of threads allowed, or None.
+        trust_remote_code: Whether code that comes with the backbone may run.
+        quiet: Whether to say nothing meanwhile.
+    """
+    from autopeft.cli.console import say
+    from autopeft.errors import InputError
+    from autopeft.study.calibration import calibrate
+    from autopeft.study.definition import EVALUATE
+
+    if definition.evaluate != EVALUATE:
+        what = f"auto measures this package's training, and the study runs {definition.evaluate}"
+        raise InputError(what, where="search.workers", cure="give a number")
+    if not quiet:
+        say("measuring workers x threads, about half a minute ...", stderr=True)
+    return calibrate(
+        definition,
+        threads=threads,
+        most=1 if search.executor == "inline" else None,
+        trust_remote_code=trust_remote_code,
+        say=lambda line: None if quiet else say(f"  {line}", stderr=True),
+    )
+
+
+def with_threads(definition: StudyDefinition, threads: int) -> StudyDefinition:
+    """Returns a definition whose trials have this number of threads."""
+    from dataclasses import replace
+
+    setting = definition.setting
+    return replace(definition, setting=replace(setting, recipe=replace(setting.recipe, threads=threads)))
+
+
+def with_workers(search: SearchSettings, calibration: Calibration) -> SearchSettings:
+    """Returns how a search is run, with as many workers as were found to be fastest, if that was to be measured."""
+    chosen = calibration.chosen.workers
+    return search.model_copy(update={"workers": chosen}) if search.workers == "auto" else search
 
 
 def terms_of(search: SearchSettings, trust_remote_code: bool) -> Terms:
@@ -66,13 +125,17 @@ def require_runnable(search: SearchSettings) -> None:
     from autopeft.errors import InputError
     from autopeft.study.executors.choice import require_choice
 
-    if search.workers < 1:
-        what = f"{search.workers} workers can run nothing"
+    if search.workers == "auto" and search.executor == "ray":
+        what = "auto measures this machine, and Ray's workers may run on others"
+        raise InputError(what, where="search.workers", cure="give a number, such as the cluster's cores")
+    workers = workers_of(search)
+    if workers < 1:
+        what = f"{workers} workers can run nothing"
         raise InputError(what, where="search.workers", cure="use 1 or more")
     if search.devices_per_trial and not search.devices and search.executor == "process":
         what = "devices per trial without devices"
         raise InputError(what, where="search.devices_per_trial", cure="name them: --devices 0,1")
-    require_choice(search.executor, search.workers, search.address)
+    require_choice(search.executor, workers, search.address)
     terms_of(search, trust_remote_code=False)
     devices_of(search)
 
@@ -101,7 +164,7 @@ def executor_of(study: Study, search: SearchSettings, terms: Terms) -> Executor:
     return make_executor(
         search.executor,
         study.evaluate,
-        search.workers,
+        workers_of(search),
         study.definition.setting.recipe.threads,
         time_limit=terms.limits.trial_seconds,
         memory_limit=terms.limits.trial_memory,

@@ -9,11 +9,22 @@ import typer
 
 from autopeft.cli.arguments import Json, TrustEvaluate, TrustRemoteCode
 from autopeft.cli.flags import Given, with_settings
-from autopeft.cli.running import HOW, executor_of, require_runnable, terms_of, with_devices
+from autopeft.cli.running import (
+    HOW,
+    executor_of,
+    measured,
+    require_runnable,
+    terms_of,
+    with_devices,
+    with_threads,
+    with_workers,
+    workers_of,
+)
 
 if TYPE_CHECKING:
     from autopeft.cli.settings import SearchSettings
     from autopeft.errors import StudyError
+    from autopeft.study.calibration import Calibration
     from autopeft.study.driver import RunReport
     from autopeft.study.study import Study
 
@@ -40,8 +51,8 @@ def run(
     from autopeft.cli.tables import overview
     from autopeft.trial import TrialStatus
 
-    study, how, trials = _open(given, trust_evaluate)
-    terms, workers = terms_of(how, trust_remote_code), how.workers
+    study, how, trials, calibration = _open(given, trust_evaluate, trust_remote_code, as_json)
+    terms = terms_of(how, trust_remote_code)
     with study:
         shape = study.definition.setting.backbone.shape
         queued = [t for t in study.trials if t.status is TrialStatus.QUEUED and t.proposal.parent is None]
@@ -49,6 +60,13 @@ def run(
         waiting += len(study.repeatable)
         fresh = len(study.definition.baselines) - len(study.baselines)
         asked = max(0, trials - study.begun) + _promotions(study, trials) + waiting + fresh
+        if how.workers == "auto" and calibration is None and asked:
+            threads = study.definition.setting.recipe.threads
+            calibration = measured(study.definition, how, threads, trust_remote_code, quiet=as_json)
+        if calibration is not None:
+            study.note_calibration(calibration)
+            how = with_workers(how, calibration)
+        workers = workers_of(how)
         if not as_json:
             done = max(0, study.definition.trials - study.left)
             say(
@@ -76,10 +94,16 @@ def run(
     raise typer.Exit(report.exit_code)
 
 
-def _open(given: Given, trust_evaluate: bool) -> tuple[Study, SearchSettings, int]:
-    """Opens the study for writing, or makes it; returns it with how to run it and the total of trials."""
+def _open(
+    given: Given, trust_evaluate: bool, trust_remote_code: bool, quiet: bool
+) -> tuple[Study, SearchSettings, int, Calibration | None]:
+    """Opens the study for writing, or makes it; returns it with how to run it and the total of trials.
+
+    A study keeps the threads it was made with, so they are measured before it is; then what was measured is returned.
+    """
     from autopeft.cli.define import define
     from autopeft.errors import InputError
+    from autopeft.study.choices import decided
     from autopeft.study.store import Store
     from autopeft.study.study import Study
 
@@ -93,14 +117,21 @@ def _open(given: Given, trust_evaluate: bool) -> tuple[Study, SearchSettings, in
     only = given.file is None and set(given.overrides) <= CONTINUING
     if only and exists:
         study = Study.open(settings.study, trust_evaluate=trust_evaluate)
-        return study, settings.search, settings.search.trials if asked else study.definition.trials
+        return study, settings.search, settings.search.trials if asked else study.definition.trials, None
     if not settings.task.train and exists:
         raise _fixed(given, settings.study)
     definition = define(settings).definition
-    if exists and not asked:
+    free, calibration = settings.search.workers == "auto" and not given.gives("training", "threads"), None
+    if exists:
         with Study.open(settings.study, readonly=True) as there:
-            definition = definition.extended(there.definition.trials)
-    return Study.start(settings.study, definition), settings.search, definition.trials
+            definition = definition if asked else definition.extended(there.definition.trials)
+            definition = with_threads(definition, there.definition.setting.recipe.threads) if free else definition
+    elif settings.search.workers == "auto":
+        definition = decided(definition)
+        threads = None if free else definition.setting.recipe.threads
+        calibration = measured(definition, settings.search, threads, trust_remote_code, quiet)
+        definition = with_threads(definition, calibration.chosen.threads)
+    return Study.start(settings.study, definition), settings.search, definition.trials, calibration
 
 
 def _promotions(study: Study, trials: int) -> int:

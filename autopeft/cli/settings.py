@@ -86,7 +86,7 @@ class SearchSettings(_Section):
     options: dict[str, Any] = Field(default_factory=dict)
     trials: int = 60
     seed: int = 0
-    workers: int = 1
+    workers: int | Literal["auto"] = 1
     objectives: list[str] = Field(default_factory=lambda: ["quality", "parameters"])
     constraints: dict[str, str | float] = Field(default_factory=dict)
     budget: str | float | None = None

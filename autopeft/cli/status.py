@@ -19,6 +19,7 @@ def run(folder: StudyFolder, as_json: Json = False) -> None:
     """
     from autopeft.cli.console import facts, parameters, print_json, say
     from autopeft.report.numbers import duration, quality
+    from autopeft.study.calibration import CALIBRATED, told
     from autopeft.study.lock import has_died
     from autopeft.study.study import Study
     from autopeft.trial import TrialStatus
@@ -30,6 +31,7 @@ def run(folder: StudyFolder, as_json: Json = False) -> None:
         left, again = study.left, study.repeatable
         gone = has_died(study.path) and any(t.status is TrialStatus.RUNNING for t in trials)
         finished = definition.trials - left
+        calibrated = next((dict(e.detail) for e in reversed(study.events) if e.kind == CALIBRATED), None)
         completed = [t for t in searched if t.status is TrialStatus.COMPLETED]
         rungs = _rungs(definition, searched)
         front = study.front.trials
@@ -52,6 +54,7 @@ def run(folder: StudyFolder, as_json: Json = False) -> None:
             "promotions_left": promotions,
             "seconds_per_trial": pace,
             "seconds_left_one_worker": pace * (left + promotions) if pace is not None else None,
+            "calibration": calibrated,
             "damaged": [str(d) for d in study.damaged],
         }
     if as_json:
@@ -75,6 +78,7 @@ def run(folder: StudyFolder, as_json: Json = False) -> None:
             "left": f"about {duration(pace * (left + promotions))} for one worker, at the mean time of a trial"
             if pace is not None and left + promotions
             else ("nothing" if not left + promotions else "unknown before the first trial ends"),
+            **({"speed": told(calibrated)} if calibrated else {}),
         },
     )
     for damage in value["damaged"]:  # type: ignore[attr-defined]

@@ -18,6 +18,7 @@ from autopeft.presets import usual_baselines
 from autopeft.search.base import Searcher, make_searcher
 from autopeft.setting import Backbone, Recipe, Setting, describe_backbone
 from autopeft.spaces.base import Space, SpaceTemplate
+from autopeft.study.calibration import CALIBRATED, Calibration
 from autopeft.study.choices import continued, decided
 from autopeft.study.database import StudyEvent
 from autopeft.study.definition import EVALUATE, StudyDefinition, library_versions
@@ -435,6 +436,10 @@ class Study:
         Once a configuration was chosen by its test score, that score is no estimate any more; the record shows it.
         """
         return self._runner.finals(number, seeds, (*FINAL_SPLITS, "test"), workers, executor, progress, terms)
+
+    def note_calibration(self, calibration: Calibration) -> None:
+        """Records what was measured of workers and threads; `events` and `autopeft status` show it."""
+        self._store.note(CALIBRATED, detail=calibration.to_dict())
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
