@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import math
@@ -21,6 +22,7 @@ from transformers import PreTrainedModel
 from autopeft import tasks
 from autopeft.adapters import Adapter, build_head
 from autopeft.backbones import Injection, inject, load_backbone, load_tokenizer, runs_remote_code
+from autopeft.backbones.partial import first_position, reads_first_only
 from autopeft.errors import FailureKind, StudyError, TrainingError
 from autopeft.heads.layer import HeadLayer
 from autopeft.job import SILENT, Job, JobStopped, Outcome, Report, predictions_digest
@@ -29,12 +31,16 @@ from autopeft.tasks import Task
 from autopeft.training.batches import Tokens, tokenise
 from autopeft.training.checkpoint import identity_of, pack, unpack
 from autopeft.training.cost import Meter, together
+from autopeft.training.device import begin_device_peak, device_of_worker, device_peak_bytes
 from autopeft.training.loop import StepDone, predict, train
+from autopeft.training.precision import require_supported, set_precision
 from autopeft.training.probe import features, fit_probe
 from autopeft.training.random_states import seed_all
 from autopeft.training.schedule import Schedule
-from autopeft.training.sources import Texts
+from autopeft.training.sources import Source
 from autopeft.training.state import State, require_fit, trained_parameters
+from autopeft.training.state_cache import cache_of_process
+from autopeft.training.states import Reuse, reuse
 from autopeft.trial import TRAINING_LOSS, Cost
 from autopeft.untrusted import visible
 
@@ -83,7 +89,7 @@ def load_setting(setting: Setting, *, trust_remote_code: bool = False) -> Loaded
         trust_remote_code: Whether code that comes with the backbone may run.
 
     Raises:
-        TrainingError: The data is no longer what the study was made with.
+        TrainingError: The data is no longer what the study was made with, or this machine lacks its precision.
     """
     key = key_of(setting, trust_remote_code)
     if key not in _LOADED:
@@ -96,9 +102,24 @@ def load_setting(setting: Setting, *, trust_remote_code: bool = False) -> Loaded
                 cure="restore the files, or start another study",
             )
         _LOADED.clear()
-        model = load_backbone(setting.backbone, trust_remote_code=trust_remote_code)
+        model = load_backbone(
+            setting.backbone,
+            trust_remote_code=trust_remote_code,
+            device=device_of_worker(),
+            four_bit=setting.recipe.four_bit,
+        )
+        if setting.recipe.gradient_checkpointing:
+            _compute_again(model)
+        require_supported(setting.recipe.precision, model.device)
+        set_precision(model, setting.recipe.precision)
         _LOADED[key] = Loaded(setting, task, model, load_tokenizer(setting.backbone), {}, runs_remote_code(model))
     return _LOADED[key]
+
+
+def _compute_again(model: PreTrainedModel) -> None:
+    """Has every layer computed again in the backward pass; transformers is giving the method another name."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def evaluate(job: Job, report: Report = SILENT) -> Outcome:
@@ -133,52 +154,135 @@ def evaluate(job: Job, report: Report = SILENT) -> Outcome:
     """
     loaded = load_setting(job.setting, trust_remote_code=job.trust_remote_code)
     torch.set_num_threads(job.setting.recipe.threads)
+    preparing = Meter()
+    kept = reuse_of(job, loaded, report)
+    prepared = preparing.read()
     seed_all(job.seed)
     meter = Meter()
-    course = _Course(job, report, meter)
+    begin_device_peak(loaded.model.device)
+    course = Course(job, report, meter)
     injection = inject(loaded.model, job.configuration)
-    scores: dict[str, float] = {}
-    digests: dict[str, str] = {}
-    adapter = None
     try:
         head = build_head(job.setting.head, loaded.model, loaded.task.outputs)
-        curve = _fit(job, loaded, injection, head, course)
-        spent = meter.read()
-        if job.budget.full:
-            report.progress("scoring")
-            for name in job.splits:
-                outputs = _finite(predict(Texts(loaded.model, loaded.split(name)), head), name)
-                scores[name] = score(loaded.task, name, outputs)
-                digests[name] = predictions_digest(_predicted(loaded.task, outputs))
-            adapter = _adapter(job, loaded, injection, head, scores)
+        with _needed_positions(job, loaded):
+            curve = _fit(job, loaded, injection, head, kept, course)
+            spent = meter.read()
+            outputs: dict[str, NDArray[np.float32]] = {}
+            if job.budget.full:
+                report.progress("scoring")
+                for name in job.splits:
+                    outputs[name] = predict(kept.source(loaded.model, name, loaded.split(name)), head)
+        outcome = outcome_of(job, loaded, Trained(injection, head, curve, outputs, spent), course, kept, prepared)
     finally:
-        _LOADED.clear()  # a backbone that does not come back clean is not used again
+        forget()  # a backbone that does not come back clean is not used again
         injection.eject()
-        _LOADED[key_of(job.setting, job.trust_remote_code)] = loaded
-    total = meter.read()
+        remember(loaded, job)
+    del course, injection, head, kept
+    gc.collect()
+    return outcome
+
+
+def forget() -> None:
+    """Lets go of backbone and data: until they are remembered, the next job loads them anew."""
+    _LOADED.clear()
+
+
+def remember(loaded: Loaded, job: Job) -> None:
+    """Keeps backbone and data for the next job."""
+    _LOADED[key_of(job.setting, job.trust_remote_code)] = loaded
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is there of a job once it is trained.
+
+    Attributes:
+        injection: Its modules.
+        head: Its head.
+        curve: Mean training loss of every epoch.
+        outputs: Outputs of the head by split, shape (n, outputs); empty for a part of a budget.
+        spent: What it had cost by the end of its training.
+    """
+
+    injection: Injection
+    head: HeadLayer
+    curve: list[float]
+    outputs: Mapping[str, NDArray[np.float32]]
+    spent: Cost
+
+
+def outcome_of(job: Job, loaded: Loaded, trained: Trained, course: Course, kept: Reuse, prepared: Cost) -> Outcome:
+    """Scores what was trained and returns the outcome of its job.
+
+    Args:
+        job: The job.
+        loaded: Backbone and data.
+        trained: What it came to, still in the backbone.
+        course: The course of its training.
+        kept: The hidden states it read.
+        prepared: What it cost to compute them.
+
+    Raises:
+        TrainingError: Outputs are not finite.
+    """
+    scores: dict[str, float] = {}
+    digests: dict[str, str] = {}
+    for name, outputs in trained.outputs.items():
+        scores[name] = score(loaded.task, name, _finite(outputs, name))
+        digests[name] = predictions_digest(_predicted(loaded.task, outputs))
+    full = job.budget.full
+    files = _adapter(job, loaded, trained.injection, trained.head, scores).files() if full and job.keep else {}
+    total = course.cost()
+    own = replace(total, peak_bytes=max(0, total.peak_bytes - kept.idle))
     counts = _counts(job, loaded)
-    measured = {"quality": scores[job.splits[0]]} if job.budget.full else {TRAINING_LOSS: course.loss(curve)}
     objectives = {
-        **measured,
+        **({"quality": scores[job.splits[0]]} if full else {TRAINING_LOSS: course.loss(trained.curve)}),
         "parameters": float(counts["stored"]),
-        "seconds": together(course.inherited, spent).seconds,
-        "memory": float(together(course.inherited, total).peak_bytes),
+        "seconds": together(course.inherited, trained.spent).seconds,
+        "memory": float(together(course.inherited, own).peak_bytes),
     }
+    device = device_peak_bytes(loaded.model.device)
     detail = {
-        "curve": curve,
+        "curve": trained.curve,
         "scores": scores,
         "counts": counts,
-        "examples": len(_rows(job, loaded.split("train"))),
+        "examples": len(rows_of(job, loaded.split("train"))),
         "predictions": digests,
+        **({"cache": kept.detail()} if job.setting.recipe.cache else {}),
+        **({"device_memory": device} if device else {}),
     }
-    files = adapter.files() if job.keep and adapter is not None else {}
-    del adapter, injection, head
-    gc.collect()
-    return Outcome(objectives, total, detail, files)
+    return Outcome(objectives, together(prepared, total), detail, files)
+
+
+def reuse_of(job: Job, loaded: Loaded, report: Report) -> Reuse:
+    """Returns the hidden states that the job reads; where somebody has to compute them it is done now."""
+    scored = job.splits if job.budget.full else ()
+    splits = {name: loaded.split(name) for name in ("train", *scored)}
+    if not job.setting.recipe.cache:
+        return Reuse()
+    job.configuration.check(job.setting.backbone.shape)
+    report.progress("preparing")
+    trained = job.budget.epochs * len(rows_of(job, splits["train"]))
+    asked = {
+        name: (tokens, (trained if name == "train" else 0) + (len(tokens) if name in scored else 0))
+        for name, tokens in splits.items()
+    }
+    return reuse(
+        cache_of_process(), loaded.model, job.configuration, job.setting, asked, remote_code=loaded.remote_code
+    )
+
+
+def _needed_positions(job: Job, loaded: Loaded) -> contextlib.AbstractContextManager[None]:
+    """Has the last layer compute only what the head reads of it, where nothing changes by that."""
+    recipe = job.setting.recipe
+    exact = recipe.cache and not recipe.dropout and not loaded.remote_code
+    if exact and reads_first_only(loaded.model, job.configuration, job.setting.head):
+        return first_position(loaded.model)
+    return contextlib.nullcontext()
 
 
 @final
-class _Course:
+class Course:
     """The course of one job's training: what its report is told, when a checkpoint is due, what all of it has cost.
 
     Attributes:
@@ -193,6 +297,10 @@ class _Course:
         self._job, self._meter = job, meter
         self._told = float("-inf")
         self._began = self._kept = time.monotonic()
+
+    def cost(self) -> Cost:
+        """Returns what the job has cost so far."""
+        return self._meter.read()
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
@@ -279,53 +387,48 @@ def _predicted(task: Task, outputs: NDArray[np.float32]) -> NDArray[Any]:
     return outputs.argmax(axis=1) if task.labels else outputs[:, 0].astype(np.float64)
 
 
-def _rows(job: Job, tokens: Tokens) -> NDArray[np.int64]:
+def rows_of(job: Job, tokens: Tokens) -> NDArray[np.int64]:
     """Returns the training rows of the job's budget: all, or a subset drawn with its seed."""
     if not 0 < job.budget.examples < len(tokens):
         return np.arange(len(tokens))
     return np.sort(np.random.default_rng([job.seed, 0]).permutation(len(tokens))[: job.budget.examples])
 
 
-def _fit(job: Job, loaded: Loaded, injection: Injection, head: HeadLayer, course: _Course) -> list[float]:
+def _fit(job: Job, loaded: Loaded, injection: Injection, head: HeadLayer, kept: Reuse, course: Course) -> list[float]:
     tokens = loaded.split("train")
-    rows = _rows(job, tokens)
-    mean, deviation = (0.0, 1.0) if loaded.task.labels else _moments(tokens.targets[rows])
+    rows = rows_of(job, tokens)
+    mean, deviation = (0.0, 1.0) if loaded.task.labels else moments_of(tokens.targets[rows])
     if not loaded.task.labels:
         # Rates and clipping suit targets of unit scale; the head takes mean and deviation back at the end.
         tokens = replace(tokens, targets=(tokens.targets - mean) / deviation)
+    source = kept.source(loaded.model, "train", tokens)
     if not job.configuration.placements and head.dense is None:
         course.report.progress("fitting the frozen probe")
         chosen = torch.from_numpy(rows)
-        found = features(Texts(loaded.model, tokens), head)
+        found = features(source, head)
         curve = [fit_probe(head, found[chosen], tokens.targets[chosen], job.seed)]
     else:
-        curve = _epochs(job, loaded, injection, head, tokens, rows, course)
+        curve = _epochs(job, source, injection, head, rows, course)
     with torch.no_grad():
         head.output.weight.mul_(deviation)
         head.output.bias.mul_(deviation).add_(mean)
     return curve
 
 
-def _moments(targets: torch.Tensor) -> tuple[float, float]:
+def moments_of(targets: torch.Tensor) -> tuple[float, float]:
+    """Returns mean and standard deviation of numbers, shape (n,); 1 for a deviation of 0."""
     deviation = float(targets.double().std(correction=0))
     return float(targets.double().mean()), deviation or 1.0
 
 
 def _epochs(
-    job: Job,
-    loaded: Loaded,
-    injection: Injection,
-    head: HeadLayer,
-    tokens: Tokens,
-    rows: NDArray[np.int64],
-    course: _Course,
+    job: Job, source: Source, injection: Injection, head: HeadLayer, rows: NDArray[np.int64], course: Course
 ) -> list[float]:
     recipe, epochs = job.setting.recipe, job.budget.epochs
     schedule = Schedule.of(len(rows), epochs, recipe)
     state = course.begin(injection, head, schedule)
     curve = list(state.curve) if state is not None else []
     until = schedule.until(job.budget.share)
-    source = Texts(loaded.model, tokens)
     for event in train(
         source, injection, head, recipe, rows=rows, epochs=epochs, seed=job.seed, state=state, until=until
     ):
