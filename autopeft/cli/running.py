@@ -18,6 +18,7 @@ HOW = (
     "address",
     "devices",
     "devices_per_trial",
+    "together",
     "budget",
     "budget_cost",
     "time_limit",
@@ -128,6 +129,9 @@ def require_runnable(search: SearchSettings) -> None:
     if search.workers == "auto" and search.executor == "ray":
         what = "auto measures this machine, and Ray's workers may run on others"
         raise InputError(what, where="search.workers", cure="give a number, such as the cluster's cores")
+    if search.workers == "auto" and (search.executor not in ("process", "inline") or search.devices):
+        what = "auto measures trials in processes of their own on the CPU, one at a time in each"
+        raise InputError(what, where="search.workers", cure="give a number")
     workers = workers_of(search)
     if workers < 1:
         what = f"{workers} workers can run nothing"
@@ -135,7 +139,10 @@ def require_runnable(search: SearchSettings) -> None:
     if search.devices_per_trial and not search.devices and search.executor == "process":
         what = "devices per trial without devices"
         raise InputError(what, where="search.devices_per_trial", cure="name them: --devices 0,1")
-    require_choice(search.executor, workers, search.address)
+    if search.workers == "auto" and search.together > 1:
+        what = f"auto measures trials one at a time, and {search.together} are trained together"
+        raise InputError(what, where="search.workers", cure="leave it out")
+    require_choice(search.executor, workers, search.address, search.together)
     terms_of(search, trust_remote_code=False)
     devices_of(search)
 
@@ -171,4 +178,5 @@ def executor_of(study: Study, search: SearchSettings, terms: Terms) -> Executor:
         devices=devices_of(search),
         devices_per_trial=search.devices_per_trial,
         address=search.address,
+        together=search.together,
     )
