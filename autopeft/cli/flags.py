@@ -128,6 +128,7 @@ FLAGS = (
     Flag(("search", "address"), str, "Ray cluster to use: auto, or HOST:PORT; else one is started here.", RUN),
     Flag(("search", "devices"), str, "Accelerators, one trial each: 0,1 or 0:80GB,1:80GB.", RUN, read=words),
     Flag(("search", "devices_per_trial"), int, "Accelerators of one trial.", RUN),
+    Flag(("search", "together"), int, "Trials in one batch, in this process; for a GPU.", RUN),
     Flag(("search", "seed"), int, "Seed of the searcher and of the trials.", SEARCH),
     Flag(
         ("search", "constraints", "parameters"),

@@ -99,6 +99,7 @@ class SearchSettings(_Section):
     address: str | None = None
     devices: list[str | int] = Field(default_factory=list)
     devices_per_trial: int | None = Field(default=None, ge=1)
+    together: int = Field(default=1, ge=1)
 
 
 class TrainingSettings(_Section):

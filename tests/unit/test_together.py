@@ -11,13 +11,18 @@ import numpy as np
 import pytest
 from safetensors.torch import load
 
-from autopeft import tasks, worker
+from autopeft import spaces, tasks, worker
+from autopeft.cli.running import executor_of
+from autopeft.cli.settings import SearchSettings
 from autopeft.configuration import Configuration, Placement, Training
 from autopeft.errors import TrainingError
 from autopeft.job import SILENT, Job, JobStopped, Outcome, Report, Start
 from autopeft.modules import Lora, ParallelAdapter, Prefix, SerialAdapter
+from autopeft.presets import preset
 from autopeft.setting import Setting
 from autopeft.shapes import Slot
+from autopeft.study.limits import Terms
+from autopeft.study.study import Study
 from autopeft.together import evaluate_together
 from autopeft.trial import Budget
 from tests.unit.test_adapters import backbone
@@ -142,6 +147,39 @@ def test_a_part_of_the_budget_is_handed_over_and_gone_on_from_together(setting: 
     ]
     for one, outcome in zip(three(setting), evaluate_together(later, [SILENT] * 3), strict=True):
         same(outcome, worker.evaluate(one), later)
+
+
+def test_a_study_comes_to_the_same_trials_and_says_which_ran_together(setting: Setting, tmp_path: Path) -> None:
+    tables = []
+    for together in (1, 3):
+        task = tasks.load_source(setting.source, rows=setting.rows)
+        space = spaces.autopeft(learning_rate=[1e-3, 1e-2])
+        with Study.create(
+            tmp_path / str(together),
+            backbone=setting.backbone,
+            task=task,
+            space=space,
+            trials=5,
+            recipe=setting.recipe,
+            budget=Budget(0, 2),
+            searcher="random",
+            baselines=(("fft", preset("full", setting.backbone.shape, 1e-4)),),
+        ) as study:
+            search = SearchSettings(together=together, executor="inline")
+            executor = executor_of(study, search, Terms())
+            assert study.run(executor=executor).completed == 6
+            executor.close()
+            tables.append(study.trials)
+    alone, beside = tables
+    assert [t.configuration.id for t in alone] == [t.configuration.id for t in beside]
+    for one, other in zip(alone, beside, strict=True):
+        assert other.objectives["quality"] == pytest.approx(one.objectives["quality"], abs=1e-12)
+        assert other.detail["curve"] == pytest.approx(one.detail["curve"], rel=1e-5)
+    assert all("together" not in t.detail for t in alone)
+    batches = [t.detail.get("together", [t.number]) for t in beside]
+    assert batches[0] == [0]  # full fine-tuning cannot
+    assert max(map(len, batches)) == 3
+    assert all(t.number in batch for t, batch in zip(beside, batches, strict=True))
 
 
 def test_the_cost_is_shared(setting: Setting) -> None:
