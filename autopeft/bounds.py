@@ -52,7 +52,7 @@ def within(problem: Problem, stored: NDArray[np.int64]) -> NDArray[np.bool_]:
 def sample(space: Space) -> Points:
     """Returns all valid points of a small space, or `SAMPLE` random ones (seed 0), shape (n, d)."""
     if space.size <= SAMPLE and int(np.prod(space.widths.astype(float))) <= ENUMERABLE:
-        return np.array(list(space.enumerate()), dtype=np.int64)
+        return space.every_point()
     rng = np.random.default_rng(0)
     found: list[Points] = []
     for _ in range(64):

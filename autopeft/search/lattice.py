@@ -73,7 +73,7 @@ class Candidates:
 
     def _walk(self, count: int, rng: np.random.Generator) -> Points:
         space = self.problem.space
-        everything = np.array(list(space.enumerate()), dtype=np.int64).reshape(-1, len(space.widths))
+        everything = space.every_point()
         return rng.permutation(everything[self.mask(everything)])[:count]
 
 

@@ -43,6 +43,7 @@ def test_the_size_is_the_number_of_valid_points_all_different() -> None:
         points = list(space.enumerate())
         everywhere = itertools.product(*(range(int(n)) for n in space.widths))
         assert points == [p for p in everywhere if space.valid(p)]
+        assert [tuple(row) for row in space.every_point().tolist()] == points
         assert len(points) == space.size
         assert len({space.configuration(p).id for p in points}) == space.size
 
