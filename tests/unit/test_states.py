@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -250,6 +251,29 @@ def test_memory_that_holds_states_of_other_trials_is_not_charged(
     assert found.idle == own
     outcome = worker.evaluate(job(setting))
     assert outcome.cost.peak_bytes - outcome.objectives["memory"] >= own
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists what a process has mapped")
+def test_a_worker_between_trials_has_nothing_mapped(setting: Setting, folder: Path) -> None:
+    worker.evaluate(job(setting))
+    worker.evaluate(job(setting))
+    assert list(folder.glob("*.states"))
+    assert str(folder) not in Path("/proc/self/maps").read_text()
+
+
+def test_computing_states_is_in_the_cost_and_not_in_the_seconds(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*arguments: Any) -> None:
+        compute(*arguments)
+        end = time.process_time() + 0.5
+        while time.process_time() < end:
+            pass
+
+    monkeypatch.setattr(states, "compute", slow)
+    outcome = worker.evaluate(job(setting, splits=("validation",)))
+    assert outcome.cost.cpu_seconds >= 1.0  # two splits
+    assert outcome.cost.seconds - outcome.objectives["seconds"] >= 1.0
 
 
 @pytest.mark.parametrize(
