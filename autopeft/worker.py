@@ -130,7 +130,8 @@ def evaluate(job: Job, report: Report = SILENT) -> Outcome:
 
     The result is the same, bit for bit, whether the job goes on from a checkpoint or not. A checkpoint that cannot be
     used is told to the report, and the job begins anew. Cost and seconds are those of the steps that led to the result,
-    over all attempts; making checkpoints is not counted.
+    over all attempts; making checkpoints is not counted. Hidden states that the job reads (`autopeft.training.states`)
+    are computed before it begins, where nobody has: that is in its cost and in none of its objectives.
 
     A job of a part of the budget is left after that part of its steps and hands over its state, for another job to go
     on from (`Job.start`); that one then equals the job that was never left. It is not scored: its objectives have
@@ -141,7 +142,8 @@ def evaluate(job: Job, report: Report = SILENT) -> Outcome:
     Args:
         job: What to train, on what, at which budget.
         report: Told of progress; given a checkpoint every `job.checkpoint_seconds` of training, and after the last step
-            if training took that long. Heard between two steps; scoring and the frozen probe are brought to their end.
+            if training took that long. Heard between two steps; scoring, the frozen probe and the computation of hidden
+            states are brought to their end.
 
     Raises:
         JobStopped: The report asked to stop; it has the checkpoint.
