@@ -58,12 +58,13 @@ def _print(study: Study, trial: Trial, command: str, found: str) -> None:
     from autopeft.configuration import describe
     from autopeft.report.numbers import duration, quality, size
     from autopeft.setting import describe_recipe
+    from autopeft.trial import TRAINING_LOSS
 
     setting, total = study.definition.setting, study.definition.setting.backbone.shape.total_parameters
     shape = setting.backbone.shape
     counted = trial.configuration.count(shape)
     scores = trial.detail.get("scores", {})
-    curve = trial.detail.get("curve", ())
+    curve = [*trial.detail.get("curve", ()), *([left] if (left := trial.objectives.get(TRAINING_LOSS)) else [])]
     budget = trial.proposal.budget
     folder = study.folder(trial.number)
     rung = "" if budget.full else f", left after {100 * budget.share:g} % of the steps"

@@ -255,6 +255,20 @@ def test_a_failed_promotion_counts_as_promoted_and_its_start_is_removed(place: P
         assert sum(t.proposal.parent is not None for t in study.trials) == TOTAL // 2
 
 
+def test_a_promotion_whose_worker_vanishes_begins_from_its_parent_until_it_has_a_checkpoint(place: Path) -> None:
+    with begun_only(place / "study") as study:
+        (promotion,) = study.ask(1)
+        first = study.begin(promotion.number)
+        assert first.start is not None
+        study._ledger.lose(promotion.number, "killed")
+        assert study.begin(promotion.number).start == first.start
+        study._ledger.keep(promotion.number, {"steps": b"3", "chain": b"x"})
+        study._ledger.lose(promotion.number, "killed")
+        again = study.begin(promotion.number)
+        assert again.start is None
+        assert again.checkpoint == {"steps": b"3", "chain": b"x"}
+
+
 def test_a_searcher_may_only_continue_completed_trials_once(place: Path) -> None:
     class Wrong(RandomSearch):
         kind = "random"

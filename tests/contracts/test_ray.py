@@ -20,6 +20,7 @@ from typing import Any, final
 import pytest
 
 from autopeft.errors import InputError, MissingExtra, StudyError
+from autopeft.search.halving import HalvingSearch
 from autopeft.study.definition import StudyDefinition
 from autopeft.study.executors import ray as ray_executor
 from autopeft.study.executors.base import Event, Failed, Finished, Heartbeat, Lost, Resources, Started
@@ -29,6 +30,7 @@ from autopeft.study.executors.process import ProcessExecutor
 from autopeft.study.executors.ray import RayExecutor
 from autopeft.study.study import Study
 from autopeft.trial import Failure, TrialStatus
+from tests.contracts import stepwise_jobs
 from tests.contracts import test_executors as contract
 from tests.contracts.cheap_jobs import HERE, ROOT, some_job
 from tests.contracts.cheap_studies import definition, table
@@ -341,6 +343,16 @@ def test_a_random_study_has_the_same_trials_as_with_processes(make: Make, tmp_pa
         theirs.run(executor=executor)
     assert all(trial.status is TrialStatus.COMPLETED for trial in ours.trials)
     assert by_configuration(ours) == by_configuration(theirs)
+
+
+def test_the_state_of_a_rung_travels_to_its_promotion(make: Make, tmp_path: Path) -> None:
+    with Study.start(tmp_path / "ray", definition(searcher=HalvingSearch(keep=0.5), trials=4)) as study:
+        study.run(executor=make(f"{stepwise_jobs.HERE}:chained", 2))
+        assert sum(t.scored for t in study.trials) == 2
+        for trial in study.trials:
+            if trial.scored:
+                assert trial.detail["chain"] == stepwise_jobs.chain_of(trial.configuration)
+        assert not list((tmp_path / "ray" / "checkpoints").iterdir())
 
 
 def by_configuration(study: Study) -> dict[str, dict[str, Any]]:

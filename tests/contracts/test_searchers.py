@@ -10,7 +10,15 @@ import pytest
 from autopeft.configuration import Configuration
 from autopeft.errors import InputError
 from autopeft.pareto import ParetoFront
-from autopeft.search import SEARCHERS, BayesSearch, HalvingSearch, RandomSearch, Searcher, make_searcher, posterior_quality
+from autopeft.search import (
+    SEARCHERS,
+    BayesSearch,
+    HalvingSearch,
+    RandomSearch,
+    Searcher,
+    make_searcher,
+    posterior_quality,
+)
 from autopeft.search.observations import observe
 from autopeft.spaces import Space
 from autopeft.trial import Budget, Failure, Objective, Problem, Proposal, Trial, TrialStatus
