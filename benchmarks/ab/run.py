@@ -99,8 +99,10 @@ def load(name: str) -> Loaded:
 def planned() -> Iterator[tuple[int, str, str, str]]:
     """Yields (seed, task, configuration, variant): every task with every seed first, then further configurations."""
     names = list(CONFIGURATIONS)
-    for turn, seed, (i, task), variant in product(range(len(names)), SEEDS, enumerate(TASKS), VARIANTS):
-        yield seed, task, names[(turn + seed + i) % len(names)], variant
+    first = [v for v in VARIANTS if v != "shuffled"]  # it takes longest
+    for turn, variants in product(range(len(names)), (first, ["shuffled"])):
+        for seed, (i, task), variant in product(SEEDS, enumerate(TASKS), variants):
+            yield seed, task, names[(turn + seed + i) % len(names)], variant
 
 
 @contextmanager
