@@ -18,7 +18,7 @@ from autopeft.lengths import Texts
 from autopeft.modules import FullFineTuning, Lora, ParallelAdapter, Prefix, SerialAdapter
 from autopeft.operations import caches, linear_weights, seconds_of
 from autopeft.setting import Setting
-from autopeft.shapes import Slot
+from autopeft.shapes import EMBEDDINGS, Slot
 from autopeft.trial import Budget
 
 FLOAT: Final = 4
@@ -246,12 +246,14 @@ def kept_floats(setting: Setting, configuration: Configuration, batch: int, leng
     tokens = batch * length
     full = any(isinstance(p.module, FullFineTuning) for p in configuration.placements)
     lowest = lowest_layer(configuration, shape)
+    below = full or any(p.slot.stack == EMBEDDINGS for p in configuration.placements)
     kept = []
     for index in range(lowest, shape.layers(stack)):
-        modules = [] if full else [p for p in configuration.placements if p.slot.index == index]
-        here = {(p.slot.site, p.module.kind): p.module for p in modules}
-        kept.append(_Layer(setting, stack, index, here, full or index > lowest, full).floats(batch, length))
-    embedded = tokens * (shape.width + 2 + (shape.width if setting.recipe.dropout else 0)) if full else 0
+        modules = [p for p in configuration.placements if (p.slot.stack, p.slot.index) == (stack, index)]
+        here = {(p.slot.site, p.module.kind): p.module for p in modules if not full}
+        kept.append(_Layer(setting, stack, index, here, below or index > lowest, full).floats(batch, length))
+    width = shape.width if full else shape.norms.get(Slot(EMBEDDINGS, 0, "norm"), shape.width)
+    embedded = tokens * (width + 2 + (width if setting.recipe.dropout else 0)) if below else 0
     if setting.recipe.gradient_checkpointing and kept:  # the inputs of all layers, and the inside of one
         return embedded + len(kept) * tokens * shape.width + max(kept)
     return embedded + sum(kept)
@@ -283,15 +285,18 @@ class _Layer:
         attention, down = (shape.at(Slot(self.stack, self.index, site)) for site in ("attention", "ffn.down"))
         d, f, dropout = attention.d_in, down.d_in, self.setting.recipe.dropout > 0
         tokens = batch * length
-        sites = {site for site, _ in self.modules}
+        sites = {site for (site, _), module in self.modules.items() if not module.trains_own}
+        own = {site for (site, _), module in self.modules.items() if module.trains_own}
+        trained = sites | own  # a bias needs no input of its Linear, but all that comes after it needs a gradient
         prefix = sum(m.length for m in self.modules.values() if isinstance(m, Prefix))
-        query, key, value = (self.reached or f"attention.{part}" in sites for part in ("query", "key", "value"))
+        query, key, value = (self.reached or f"attention.{part}" in trained for part in ("query", "key", "value"))
         key, value = key or prefix > 0, value or prefix > 0
         projected = {"attention.query", "attention.key", "attention.value"} & sites
         attends = query or key or value
-        first = attends or "attention.output" in sites
-        up = first or "ffn.up" in sites
+        first = attends or "attention.output" in trained or "norm1" in own
+        up = first or "ffn.up" in trained
         keys, wide = batch * (length + prefix), attention.kv_heads * attention.head_dim
+        dropped = (attends or "attention.output" in trained) + (up or "ffn.down" in trained) if dropout else 0
         kept = 0
         if attends and dropout:  # each product keeps the factor whose partner needs a gradient
             scores = attention.heads * length * keys
@@ -306,8 +311,8 @@ class _Layer:
             "gelu": f if self.full or "ffn.down" in sites else 0,
             "norms": (d + 2) * (1 + first),
             "activation": f if up else 0,
-            "dropouts": d * (first + (up or "ffn.down" in sites)) if dropout else 0,
-            "modules": sum(self._inside(m, up or "ffn.down" in sites) for m in self.modules.values()),
+            "dropouts": d * dropped,
+            "modules": sum(self._inside(m, up or "ffn.down" in trained) for m in self.modules.values()),
         }
         return kept + tokens * sum(inputs.values())
 

@@ -22,7 +22,7 @@ from autopeft.errors import InputError
 from autopeft.estimate import FLOAT, kept_floats, largest_batch, memory_of
 from autopeft.families import locate
 from autopeft.lengths import Lengths, lengths_of
-from autopeft.modules import Lora, SerialAdapter
+from autopeft.modules import LINEAR_SITES, BitFit, LayerNormTuning, Lora, SerialAdapter
 from autopeft.presets import preset
 from autopeft.search.random import RandomSearch
 from autopeft.setting import Backbone, Recipe, Setting, describe_backbone
@@ -50,6 +50,10 @@ def configurations(model: PreTrainedModel) -> Iterator[Configuration]:
     """Presets and random points: every part alone, together, from the first layer on and from later ones."""
     shape, rng = shape_in(model), np.random.default_rng(0)
     yield from (preset(name, shape, 1e-3) for name in ("lora", "lora_all_linear", "prefix", "full"))
+    yield from (preset(name, shape, 1e-3) for name in ("bitfit", "layer_norm"))
+    own = [(site, BitFit()) for site in (*LINEAR_SITES, "norm1", "norm2")]
+    own += [("norm1", LayerNormTuning()), ("norm2", LayerNormTuning())]
+    yield from (Configuration((Placement(Slot("encoder", 1, site), module),)) for site, module in own)
     yield from (
         Configuration((Placement(Slot("encoder", 1, site), Lora(2)),))
         for site in ("attention.key", "attention.output", "ffn.up", "ffn.down")
