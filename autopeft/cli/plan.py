@@ -140,9 +140,9 @@ def _print(found: Defined, made: Plan, workers: int) -> None:
 
 def _trials(definition: StudyDefinition) -> str:
     """Says how many trials there are, and how many of them are brought to which part of their budget."""
-    (_, begun), *later = definition.searcher.plan(definition.trials)
-    further = "".join(f", {count} of them brought to {share:.0%}" for share, count in later)
-    return f"{begun} trials{further}"
+    (first, begun), *later = definition.searcher.plan(definition.trials)
+    further = "".join(f", {count} of them on to {share:.0%}" for share, count in later)
+    return f"{begun} trials" + (f" to {first:.0%}" if later else "") + further
 
 
 def _cpu_time(found: Defined, made: Plan) -> str:

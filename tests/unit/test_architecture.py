@@ -72,6 +72,16 @@ def test_import_of_the_package_loads_nothing_heavy() -> None:
     assert run.stdout.strip() == "[]"
 
 
+def test_what_every_verb_loads_has_no_report_and_no_part_of_scipy() -> None:
+    script = (
+        "import sys, autopeft.cli.app, autopeft.cli.console, autopeft.study.study, autopeft.search; print(*sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    assert "autopeft.report.numbers" in loaded
+    assert not loaded & {"scipy.optimize", "scipy.linalg", "scipy.special", "autopeft.report.html", "jinja2", "ray"}
+
+
 # What follows plants violations: a rule that finds nothing anywhere would pass all of the above.
 
 PLANTED = [

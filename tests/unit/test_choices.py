@@ -12,7 +12,7 @@ from autopeft import spaces
 from autopeft.cli.settings import parse, recipe_of
 from autopeft.configuration import Configuration, Placement, Training
 from autopeft.errors import InputError, StudyError
-from autopeft.estimate import FLOAT
+from autopeft.estimate import FLOAT, kept_floats, memory_of
 from autopeft.families import shape_of
 from autopeft.lengths import Lengths
 from autopeft.modules import Lora
@@ -216,3 +216,32 @@ def test_a_recipe_is_told_in_one_line() -> None:
     assert "cache on" in told
     assert "precision bfloat16" in told
     assert "four bit" not in told
+
+
+# -- memory, by closed form --
+
+
+def test_memory_follows_the_choices() -> None:
+    made = study_of().setting
+    plain = memory_of(made, TEXTS, at(1))
+    linear = linear_weights(SHAPE)
+
+    def part(name: str, configuration: Configuration = at(1), **choice: Any) -> int:  # noqa: B008 - a frozen value
+        found = memory_of(replace(made, recipe=Recipe(**choice)), TEXTS, configuration)
+        return int(getattr(found, name))
+
+    assert plain.cached == 0
+    assert part("cached", cache=True) == TOKENS * WIDTH * FLOAT
+    assert part("cached", at(0), cache=True) == 0
+    assert part("backbone", precision="bfloat16") - plain.backbone == 2 * linear
+    # Half a byte a weight, and one float32 for 64 of them.
+    assert part("backbone", four_bit=True) == FLOAT * (SHAPE.total_parameters - linear) + linear // 2 + linear // 16
+
+
+def test_checkpointing_keeps_the_inputs_of_the_layers_and_the_inside_of_one() -> None:
+    made = study_of().setting
+    again = replace(made, recipe=Recipe(gradient_checkpointing=True))
+    one = kept_floats(made, at(DEPTH - 1), 4, 10)  # a single layer
+    assert kept_floats(again, at(DEPTH - 1), 4, 10) == one + 4 * 10 * WIDTH
+    lora = preset("lora", SHAPE, 1e-3)
+    assert kept_floats(again, lora, 4, 10) < kept_floats(made, lora, 4, 10)
