@@ -38,13 +38,13 @@ class HalvingSearch(Searcher):
 
     Example:
         >>> HalvingSearch().plan(60)
-        ((0.25, 60), (1.0, 20))
+        ((0.25, 60), (1.0, 15))
     """
 
     promotes: ClassVar[bool] = True
 
     rungs: tuple[float, ...] = (0.25, 1.0)
-    keep: float = 1 / 3
+    keep: float = 0.25
     stratified: bool = True
 
     def __post_init__(self) -> None:
@@ -116,8 +116,7 @@ def ranking(objectives: Sequence[Objective], trials: Sequence[Trial]) -> list[in
     """Ranks trials of one rung, the most promising first.
 
     They are sorted into layers: the front over training loss and the other objectives, the front of the rest, and so
-    on. The loss alone would leave small configurations behind, which a front needs. Within a layer those come first
-    whose neighbours on it are farthest away (crowding distance, as in NSGA-II).
+    on; within a layer by the loss. The loss alone would leave the small configurations behind, which a front needs.
 
     Args:
         objectives: Of the problem; the first, the quality, is replaced by the training loss.
@@ -133,7 +132,7 @@ def ranking(objectives: Sequence[Objective], trials: Sequence[Trial]) -> list[in
     while len(left):
         front = nondominated(values[left])
         layer, left = left[front], left[~front]
-        order += [int(i) for i in layer[np.argsort(-_distances(values[layer]), kind="stable")]]
+        order += [int(i) for i in layer[np.argsort(-values[layer, 0], kind="stable")]]
     return order
 
 
@@ -162,18 +161,6 @@ def _oriented(objectives: Sequence[Objective], trials: Sequence[Trial]) -> Array
     columns = [first, *objectives[1:]]
     rows = [[float(trial.objectives[o.name]) for o in columns] for trial in trials]
     return orient(np.array(rows).reshape(-1, len(columns)), columns)
-
-
-def _distances(values: Array) -> Array:
-    """Returns the crowding distance of each point of a layer, shape (n,), from points (n, m); infinite at its ends."""
-    found = np.zeros(len(values))
-    for column in values.T:
-        order = np.argsort(column, kind="stable")
-        span = float(np.ptp(column)) or 1.0
-        gaps = np.full(len(values), np.inf)
-        gaps[1:-1] = (column[order][2:] - column[order][:-2]) / span
-        found[order] += gaps
-    return found
 
 
 def _share(value: object, where: str) -> float:
