@@ -21,7 +21,9 @@ import torch
 from torch import nn
 
 CACHE: Final = "AUTOPEFT_CACHE"
-"""Environment variable: the folder in place of the user's cache folder; "off" keeps private weights private."""
+"""Environment variable: the folder in place of `autopeft` in the user's cache folder; hidden states go there too."""
+SHARE: Final = "AUTOPEFT_SHARED_WEIGHTS"
+"""Environment variable: "off" keeps private weights private."""
 LEAST: Final = 16 << 20
 """Bytes of private weights below which no file is made."""
 _ALIGNED: Final = 64
@@ -32,13 +34,12 @@ def cache_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
     """Returns where files that can be made again are kept, or None where they are turned off.
 
     Args:
-        environment: Environment variables: AUTOPEFT_CACHE, then XDG_CACHE_HOME.
+        environment: Environment variables: AUTOPEFT_SHARED_WEIGHTS, AUTOPEFT_CACHE, then XDG_CACHE_HOME.
     """
-    named = environment.get(CACHE, "")
-    if named == "off":
+    if environment.get(SHARE) == "off":
         return None
-    if named:
-        return Path(named)
+    if named := environment.get(CACHE):
+        return Path(named).expanduser()
     home = environment.get("XDG_CACHE_HOME") or str(Path("~").expanduser() / ".cache")
     return Path(home) / "autopeft"
 

@@ -9,7 +9,7 @@ other processes had meanwhile, and "contention" the CPU time of a trial beside o
 shared caches and memory even on a busy machine: the speed-up of a quiet one is about workers / contention.
 
 Memory: private bytes (USS: Private_Clean + Private_Dirty) and Pss of two idle workers, from smaps_rollup, for weights
-in float32 and in float16, with AUTOPEFT_CACHE and without; "bare" is a worker that has everything but the weights in
+in float32 and in float16, with AUTOPEFT_SHARED_WEIGHTS on and off; "bare" is a worker that has everything but the weights in
 memory.
 """
 
@@ -136,7 +136,10 @@ def memory(folder: Path) -> Iterator[dict[str, Any]]:
     save_file(tensors, weights, metadata={"format": "pt"})
     for kind, reference in (("float32", "demo"), ("float16", str(half))):
         for shared in (False, True):
-            os.environ["AUTOPEFT_CACHE"] = str(folder / "cache") if shared else "off"
+            os.environ |= {
+                "AUTOPEFT_CACHE": str(folder / "cache"),
+                "AUTOPEFT_SHARED_WEIGHTS": "on" if shared else "off",
+            }
             with _pair(setting_of(reference)) as processes:
                 held = [_held(process) for process in processes]
             yield {
@@ -144,7 +147,7 @@ def memory(folder: Path) -> Iterator[dict[str, Any]]:
                 "part": "memory",
                 "weights": kind,
                 "bytes_of_weights": 4 * describe_backbone(reference).shape.total_parameters,
-                "cache": "on" if shared else "off",
+                "shared_weights": "on" if shared else "off",
                 "private_mb": [round(h["private"] / 1e6, 1) for h in held],
                 "pss_mb": [round(h["pss"] / 1e6, 1) for h in held],
                 "rss_mb": [round(h["rss"] / 1e6, 1) for h in held],

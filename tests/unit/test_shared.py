@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from autopeft import worker
 from autopeft.backbones import load_backbone
-from autopeft.backbones.shared import CACHE, cache_folder, private_tensors, share_weights
+from autopeft.backbones.shared import CACHE, SHARE, cache_folder, private_tensors, share_weights
 from autopeft.configuration import Configuration, Placement, Training
 from autopeft.job import Job, Outcome
 from autopeft.modules import Lora
@@ -121,8 +121,8 @@ def test_tied_tensors_stay_one_tensor(tmp_path: Path) -> None:
 def test_the_cache_folder_can_be_named_or_turned_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folder({CACHE: str(tmp_path)}) == tmp_path
     assert cache_folder({"XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / "autopeft"
-    assert cache_folder({CACHE: "off"}) is None
-    monkeypatch.setenv(CACHE, "off")
+    assert cache_folder({CACHE: str(tmp_path), SHARE: "off"}) is None
+    monkeypatch.setenv(SHARE, "off")
     model = models.tiny_model("bert", torch.float32)
     assert share_weights(model, "key", least=0) == 0
     assert private_tensors(model)
