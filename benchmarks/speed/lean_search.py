@@ -18,7 +18,7 @@ import torch
 
 from autopeft import Study, spaces
 from autopeft.search.base import make_searcher
-from autopeft.trial import Budget, Trial
+from autopeft.trial import TRAINING_LOSS, Budget, Trial
 from benchmarks.speed.workloads import Workload
 
 
@@ -33,6 +33,7 @@ def row(trial: Trial) -> dict[str, Any]:
         "parent": trial.proposal.parent,
         "status": str(trial.status),
         "quality": trial.objectives.get("quality"),
+        "training_loss": trial.objectives.get(TRAINING_LOSS),
         "parameters": trial.objectives.get("parameters"),
         "cpu_seconds": round(trial.cost.cpu_seconds, 3),
     }

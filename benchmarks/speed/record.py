@@ -53,6 +53,9 @@ def machine() -> dict[str, Any]:
     }
 
 
+HEAD = ("command", "commit", "engine", "versions", "machine")
+
+
 class OutOfTimeError(Exception):
     """The time asked for is over; what is missing is measured by the next call."""
 
@@ -65,15 +68,18 @@ class Record:
         path: The file.
         command: The command that makes it.
         minutes: Wall minutes after which nothing more is begun.
+        reading: Whether nothing is measured: the rows are taken for those of the package they were made with, and what
+            the file says of commit, versions and machine stays.
     """
 
-    def __init__(self, path: Path, command: str, minutes: float = float("inf")) -> None:
+    def __init__(self, path: Path, command: str, minutes: float = float("inf"), reading: bool = False) -> None:
         self._path, self._command = path, command
         self._end = time.monotonic() + 60 * minutes
         old = json.loads(path.read_text()) if path.exists() else {}
         self.rows: list[dict[str, Any]] = old.get("rows", [])
         self.summary: dict[str, Any] = old.get("summary", {})
-        self.engine = digest_of_engine()
+        self._head = {name: old[name] for name in HEAD} if reading and old else {}
+        self.engine = self._head.get("engine") or digest_of_engine()
 
     def find(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
         """Returns the row with these fields, or None."""
@@ -108,6 +114,7 @@ class Record:
             "versions": {n: version(n) for n in ("autopeft", "torch", "transformers", "peft", "accelerate", "numpy")},
             "machine": machine(),
             "data": "$AUTOPEFT_DATA/data",
+            **self._head,
             "summary": self.summary,
             "rows": self.rows,
         }

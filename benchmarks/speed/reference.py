@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from autopeft.configuration import Configuration, describe
@@ -16,14 +15,13 @@ from benchmarks.speed.workloads import Workload
 RATE, RANK = 1e-3, 8
 
 
-def stages(folder: Path, workload: Workload, repeats: int, precisions: tuple[str, ...]) -> Stages:
+def stages(workload: Workload, repeats: int, precisions: tuple[str, ...]) -> Stages:
     """Yields the pieces: one fresh process per loop and repeat, the loops in turn; the repeat is the training's seed.
 
     "tuned same head" is the tuned Trainer with LoRA and the head of the lean loop: it shows the quality of the same
     function, where the others have the stock head.
 
     Args:
-        folder: For the texts.
         workload: The task.
         repeats: Processes per loop.
         precisions: Those of the lean loop, "float32" first.
@@ -34,9 +32,8 @@ def stages(folder: Path, workload: Workload, repeats: int, precisions: tuple[str
             ("lean" if precision == "float32" else f"lean {precision}", partial(run_lean, workload, precision))
             for precision in precisions
         ]
-        others = [
-            (loop, partial(run_trainer, workload, folder, loop)) for loop in ("plain", "tuned", "tuned same head")
-        ]
+        names = ("plain", "tuned", "tuned same head", *(f"tuned {p}" for p in precisions if p != "float32"))
+        others = [(loop, partial(run_trainer, workload, loop)) for loop in names]
         yield [
             Piece(
                 "reference",
@@ -74,12 +71,14 @@ def run_lean(workload: Workload, precision: str, configuration: Configuration, s
     }
 
 
-def run_trainer(workload: Workload, folder: Path, loop: str, configuration: Configuration, seed: int) -> dict[str, Any]:
+def run_trainer(workload: Workload, loop: str, configuration: Configuration, seed: int) -> dict[str, Any]:
     """Runs the same trial under the Trainer, LoRA by peft; for "tuned same head" by this package."""
     trial: dict[str, Any] = {"learning_rate": RATE, "rank": RANK, "seed": seed}
-    if loop == "tuned same head":
+    if loop.endswith("same head"):
         trial["configuration"] = configuration.to_dict()
-    done = measure("trainer", {"variant": loop.split()[0], "workload": workload.files(folder), "trials": [trial]})
+    done = measure(
+        "trainer", {"variant": loop.removesuffix(" same head"), "workload": workload.files(), "trials": [trial]}
+    )
     return {
         **_common(workload, configuration),
         **done.rows[0],

@@ -16,14 +16,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from benchmarks.speed import curves, reference, searches_today, sixteen, table
 from benchmarks.speed import search as whole
 from benchmarks.speed.pieces import Stages, perform
-from benchmarks.speed.record import RESULTS, OutOfTimeError, Record, say
-from benchmarks.speed.workloads import REFERENCE, SEARCHED, SIXTEEN, Workload, searched
+from benchmarks.speed.record import RESULTS, ROOT, OutOfTimeError, Record, say
+from benchmarks.speed.workloads import FOLDER, NEWS, REFERENCE, SEARCHED, SIXTEEN, Workload, searched
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Sizes:
 
     Attributes:
         reference: The reference trial.
+        beside: Other trials measured once in the same way.
         repeats: Processes whose median is taken.
         sixteen: Task of the random configurations.
         configurations: How many of them.
@@ -43,6 +45,7 @@ class Sizes:
     """
 
     reference: Workload
+    beside: tuple[Workload, ...]
     repeats: int
     sixteen: Workload
     configurations: int
@@ -55,6 +58,7 @@ class Sizes:
 
 FULL = Sizes(
     REFERENCE,
+    (NEWS,),
     3,
     SIXTEEN,
     16,
@@ -65,7 +69,8 @@ FULL = Sizes(
     3,
 )
 SHORT = Sizes(
-    Workload("agnews", 8, 8, epochs=1),
+    Workload("reviews", 8, 8, epochs=1),
+    (),
     1,
     Workload("trec", 8, 8, epochs=1),
     2,
@@ -75,23 +80,26 @@ SHORT = Sizes(
     [{**curves.BASE, "length": 8, "width": width, "layers": 1, "examples": 16} for width in (32, 64)],
     1,
 )
+DOCS = ROOT / "docs" / "speed.md"
+MARKS = ("<!-- table of benchmarks.speed -->", "<!-- end of table -->")
 PARTS = ("reference", "sixteen", "curves", "optuna", "search", "complete")
 COMPLETE = "tuned"
 """Trainer of the complete baseline search: the cheaper one."""
 
 
-def stages_of(part: str, record: Record, folder: Path, sizes: Sizes, precisions: tuple[str, ...]) -> Stages:
+def stages_of(part: str, record: Record, sizes: Sizes, precisions: tuple[str, ...]) -> Stages:
     """Returns what a part measures."""
     if part == "reference":
-        return reference.stages(folder, sizes.reference, sizes.repeats, precisions)
+        main = reference.stages(sizes.reference, sizes.repeats, precisions)
+        return chain(main, *(reference.stages(w, 1, precisions[:1]) for w in sizes.beside))
     if part == "sixteen":
-        return sixteen.stages(folder, sizes.sixteen, sizes.configurations, sizes.repeats)
+        return sixteen.stages(sizes.sixteen, sizes.configurations, sizes.repeats)
     if part == "curves":
         return curves.stages(sizes.curves, sizes.repeats)
     if part == "optuna":
-        return searches_today.stages(folder, sizes.searches[0], sizes.today)
+        return searches_today.stages(sizes.searches[0], sizes.today)
     complete = COMPLETE if part == "complete" else None
-    return whole.stages(record, folder, sizes.searches, sizes.trials, sizes.timed, complete)
+    return whole.stages(record, sizes.searches, sizes.trials, sizes.timed, complete)
 
 
 def summarise(record: Record, sizes: Sizes) -> list[table.Line]:
@@ -99,7 +107,8 @@ def summarise(record: Record, sizes: Sizes) -> list[table.Line]:
     search_lines, searches = table.search_lines(record, sizes.searches, sizes.timed)
     curve_lines, model = table.curve_lines(record)
     lines = [
-        *table.reference_lines(record, sizes.reference),
+        *table.reference_lines(record, sizes.reference, "reference trial"),
+        *(line for w in sizes.beside for line in table.reference_lines(record, w, f"the same on {w.data}", False)),
         *table.sixteen_lines(record, sizes.sixteen, sizes.configurations),
         *search_lines,
         *table.complete_lines(record, sizes.searches[0], COMPLETE, sizes.timed),
@@ -109,6 +118,19 @@ def summarise(record: Record, sizes: Sizes) -> list[table.Line]:
     record.summary = {"table": [asdict(line) for line in lines], "searches": searches, "curves": model}
     record.write()
     return lines
+
+
+def with_table(document: str, text: str) -> str:
+    """Returns a document with what stands between the marks replaced.
+
+    Raises:
+        ValueError: It has no such marks.
+    """
+    before, _, rest = document.partition(MARKS[0])
+    _, mark, after = rest.partition(MARKS[1])
+    if not mark:
+        raise ValueError(f"no {MARKS[0]} and {MARKS[1]} in the document")
+    return f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}"
 
 
 def supported() -> tuple[str, ...]:
@@ -129,28 +151,31 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing after so many")
     parser.add_argument("--workers", type=int, default=2, help="processes at a time")
     parser.add_argument("--fresh", action="store_true", help="forget the rows of the parts named")
+    parser.add_argument("--table", action="store_true", help="measure nothing; print the table and put it into docs")
     parser.add_argument("--out", type=Path, help="results file")
-    parser.add_argument("--folder", type=Path, default=Path("runs/speed"), help="for texts and studies")
     options = parser.parse_args()
     for part in options.parts:
         if part not in PARTS:
             parser.error(f"unknown part '{part}': choose from {', '.join(PARTS)}")
-    sizes, folder = (SHORT if options.short else FULL), options.folder.resolve()
-    path = options.out or (folder / "short.json" if options.short else RESULTS)
+    sizes = SHORT if options.short else FULL
+    path = options.out or (FOLDER / "short.json" if options.short else RESULTS)
     chosen: Any = options.parts or PARTS
     command = f"python -m benchmarks.speed.run {' '.join(sys.argv[1:])}".strip()
-    record = Record(path, command, options.minutes)
+    record = Record(path, command, options.minutes, reading=options.table)
     if options.fresh:
         record.forget([p for p in chosen if p != "complete"])
     stopped = False
     try:
-        for part in chosen:
+        for part in () if options.table else chosen:
             say(f"{part} ...")
-            perform(record, stages_of(part, record, folder, sizes, supported()), options.workers)
+            perform(record, stages_of(part, record, sizes, supported()), options.workers)
     except OutOfTimeError:
         stopped = True
         say("the time is over; the same command goes on")
-    print(table.text_of(summarise(record, sizes)))
+    text = table.text_of(summarise(record, sizes))
+    print(text)
+    if options.table and path == RESULTS:
+        DOCS.write_text(with_table(DOCS.read_text(encoding="utf-8"), text), encoding="utf-8")
     return int(stopped)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from autopeft.configuration import Configuration
@@ -20,32 +19,26 @@ from benchmarks.speed.pieces import Piece, Stages
 from benchmarks.speed.processes import measure
 from benchmarks.speed.record import Record
 from benchmarks.speed.sixteen import run_lean, run_trainer
-from benchmarks.speed.workloads import Workload
+from benchmarks.speed.workloads import FOLDER, Workload
 
 KEEP = 1 / 6
 """Share of the configurations that go on from a quarter of the budget."""
 
 
-def stages(
-    record: Record, folder: Path, workloads: Sequence[Workload], trials: int, timed: int, complete: str | None
-) -> Stages:
+def stages(record: Record, workloads: Sequence[Workload], trials: int, timed: int, complete: str | None) -> Stages:
     """Yields the pieces: lean searches, the rest at the full budget, the Trainers, and one complete baseline search.
 
     Args:
         record: Its rows name the configurations that the later stages train.
-        folder: For texts and studies.
         workloads: Tasks and seeds.
         trials: Configurations per search.
         timed: Configurations per task that the Trainers are timed on, at the lowest of its seeds.
         complete: Trainer that trains all configurations of the first workload, or None.
     """
-    yield [
-        Piece("search", w.name, "lean", partial(run_search, w, folder, trials), seed=w.seed, own=True)
-        for w in workloads
-    ]
+    yield [Piece("search", w.name, "lean", partial(run_search, w, trials), seed=w.seed, own=True) for w in workloads]
     first = [w for w in workloads if w.seed == min(v.seed for v in workloads if v.data == w.data)]
     yield [
-        Piece("search", f"{w.name} {c.id}", loop, partial(run_trainer, w, folder, loop, c, w.seed), seed=w.seed)
+        Piece("search", f"{w.name} {c.id}", loop, partial(run_trainer, w, loop, c, w.seed), seed=w.seed)
         for w in first
         for c in stratified(proposals(lean_row(record, w)), w.described().shape, timed)
         for loop in ("plain", "tuned")
@@ -57,7 +50,7 @@ def stages(
     if complete:
         w = workloads[0]
         yield [
-            Piece("search", f"{w.name} {c.id}", complete, partial(run_trainer, w, folder, complete, c, w.seed),
+            Piece("search", f"{w.name} {c.id}", complete, partial(run_trainer, w, complete, c, w.seed),
                   seed=w.seed)
             for c in proposals(lean_row(record, w))
         ]  # fmt: skip
@@ -76,12 +69,12 @@ def proposals(row: Mapping[str, Any]) -> list[Configuration]:
     return [Configuration.from_dict(t["configuration"]) for t in row["trials"] if t["parent"] is None]
 
 
-def run_search(workload: Workload, folder: Path, trials: int) -> dict[str, Any]:
+def run_search(workload: Workload, trials: int) -> dict[str, Any]:
     """Runs a lean search in a fresh process."""
     options = {"keep": KEEP}
     spec = {
         "workload": asdict(workload),
-        "folder": str(folder / "studies" / workload.name),
+        "folder": str(FOLDER / "studies" / workload.name),
         "trials": trials,
         "seed": workload.seed,
         "options": options,

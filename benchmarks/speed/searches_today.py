@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.pieces import Piece, Stages
@@ -13,11 +12,10 @@ from benchmarks.speed.record import say
 from benchmarks.speed.workloads import Workload
 
 
-def stages(folder: Path, workload: Workload, trials: int) -> Stages:
+def stages(workload: Workload, trials: int) -> Stages:
     """Yields the pieces; none where Optuna is not installed, and says so.
 
     Args:
-        folder: For the texts.
         workload: The task.
         trials: Trials of each search.
     """
@@ -25,16 +23,16 @@ def stages(folder: Path, workload: Workload, trials: int) -> Stages:
         say("optuna is left out: the package is not installed (pip install optuna)")
         return
     yield [
-        Piece("optuna", f"{trials} of {workload.name}", loop, partial(run, folder, workload, loop, trials))
+        Piece("optuna", f"{trials} of {workload.name}", loop, partial(run, workload, loop, trials))
         for loop in ("plain", "tuned")
     ]
 
 
-def run(folder: Path, workload: Workload, loop: str, trials: int) -> dict[str, Any]:
+def run(workload: Workload, loop: str, trials: int) -> dict[str, Any]:
     """Runs a search in a fresh process."""
     shape = workload.described().shape
     (layers,) = shape.stacks.values()
-    spec = {"variant": loop, "workload": workload.files(folder), "trials": trials, "seed": 0, "layers": layers}
+    spec = {"variant": loop, "workload": workload.files(), "trials": trials, "seed": 0, "layers": layers}
     done = measure("optuna_peft", spec)
     return {
         "budget": {"examples": workload.train, "epochs": workload.epochs},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,11 +23,10 @@ def drawn(workload: Workload, count: int) -> list[Configuration]:
     return [space.sample(rng) for _ in range(count)]
 
 
-def stages(folder: Path, workload: Workload, count: int, repeats: int) -> Stages:
+def stages(workload: Workload, count: int, repeats: int) -> Stages:
     """Yields the pieces: the lean loop over all configurations, `repeats` times, and every Trainer once.
 
     Args:
-        folder: For the texts.
         workload: The task.
         count: Configurations.
         repeats: Processes of the lean loop.
@@ -39,7 +37,7 @@ def stages(folder: Path, workload: Workload, count: int, repeats: int) -> Stages
         Piece("sixteen", name, "lean", partial(run_lean, workload, chosen), repeat=r, own=True) for r in range(repeats)
     ]
     yield [
-        Piece("sixteen", f"{workload.name} {c.id}", loop, partial(run_trainer, workload, folder, loop, c))
+        Piece("sixteen", f"{workload.name} {c.id}", loop, partial(run_trainer, workload, loop, c))
         for c in chosen
         for loop in ("plain", "tuned")
     ]
@@ -63,13 +61,11 @@ def run_lean(workload: Workload, chosen: Sequence[Configuration], cache: bool = 
     }
 
 
-def run_trainer(
-    workload: Workload, folder: Path, loop: str, configuration: Configuration, seed: int = 0
-) -> dict[str, Any]:
+def run_trainer(workload: Workload, loop: str, configuration: Configuration, seed: int = 0) -> dict[str, Any]:
     """Trains one configuration under a Trainer, in a process of its own; its start is not in `cpu_seconds`."""
     rate = configuration.training.learning_rate
     trial = {"configuration": configuration.to_dict(), "learning_rate": rate, "seed": seed}
-    done = measure("trainer", {"variant": loop, "workload": workload.files(folder), "trials": [trial]})
+    done = measure("trainer", {"variant": loop, "workload": workload.files(), "trials": [trial]})
     return {
         "budget": {"examples": workload.train, "epochs": workload.epochs},
         "configuration": configuration.to_dict(),

@@ -32,8 +32,15 @@ class Line:
     reached: bool | None = None
 
 
-def reference_lines(record: Record, workload: Workload) -> list[Line]:
-    """Returns the reference trial's lines: ratios of medians, share of the peak, memory, quality."""
+def reference_lines(record: Record, workload: Workload, name: str, claimed: bool = True) -> list[Line]:
+    """Returns the lines of a trial: ratios of medians, share of the peak, memory, quality.
+
+    Args:
+        record: Its rows.
+        workload: The task.
+        name: What the lines are called.
+        claimed: Whether the targets are about it; they are about float32 alone.
+    """
     rows = {row["loop"]: record.of(part="reference", id=workload.name, loop=row["loop"])
             for row in record.of(part="reference", id=workload.name)}  # fmt: skip
     if not {"lean", "plain", "tuned"} <= rows.keys():
@@ -44,23 +51,30 @@ def reference_lines(record: Record, workload: Workload) -> list[Line]:
 
     lines = []
     for lean in sorted(loop for loop in rows if loop.startswith("lean")):
-        what = "reference trial" + lean.removeprefix("lean")
-        counts = lean == "lean"
-        for loop, least in (("plain", 3.2), ("tuned", 1.6)):
+        what = name + lean.removeprefix("lean")
+        counts = lean == "lean" and claimed
+        targets = {"plain": 3.2, "tuned": 1.6, **({} if lean == "lean" else {f"tuned{lean.removeprefix('lean')}": 0.0})}
+        for loop, least in targets.items():
+            if loop not in rows:
+                continue
             whole, alone = (middle(loop, n) / middle(lean, n) for n in ("process_seconds", "cpu_seconds"))
             text = f"{whole:.2f}x whole process, {alone:.2f}x trial alone"
-            lines.append(Line(f"{what}, {loop}", f">= {least}x", text, whole >= least if counts else None))
+            lines.append(_line(counts, f"{what}, {loop}", f">= {least}x", text, whole >= least))
         share = middle(lean, "share_of_peak")
         rate = median(row["flops"] / row["train_seconds"] for row in rows[lean]) / 1e9
         peak = middle(lean, "matmul_peak") / 1e9
         text = f"{share:.0%} ({rate:.0f} of {peak:.0f} GFLOP/s)"
-        lines.append(Line(f"{what}, share of matmul peak", ">= 65 %", text, share >= 0.65 if counts else None))
+        lines.append(_line(counts, f"{what}, share of matmul peak", ">= 65 %", text, share >= 0.65))
         ours, theirs = middle(lean, "peak_bytes") / 1e6, middle("plain", "peak_bytes") / 1e6
         lines.append(Line(f"{what}, peak memory", "below the Trainer's", f"{ours:.0f} against {theirs:.0f} MB",
                           ours < theirs))  # fmt: skip
     quality = ", ".join(f"{loop} {mean(row['quality'] for row in found):.3f}" for loop, found in sorted(rows.items()))
-    lines.append(Line("reference trial, mean quality", "equal", quality))
+    lines.append(Line(f"{name}, mean quality", "equal", quality))
     return lines
+
+
+def _line(claimed: bool, name: str, asked: str, measured: str, reached: bool) -> Line:
+    return Line(name, asked, measured, reached) if claimed else Line(name, "", measured)
 
 
 def sixteen_lines(record: Record, workload: Workload, count: int) -> list[Line]:

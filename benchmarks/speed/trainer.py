@@ -12,11 +12,13 @@ is drawn, and no report is sent anywhere.
 "tuned" changes three things that a careful person would: `train_sampling_strategy="group_by_length"` (before
 transformers 5 the flag `group_by_length`), dropout 0, and one evaluation, after the last epoch.
 
+"tuned bfloat16" is "tuned" with the Trainer's `bf16=True`: products under torch's autocast.
+
 What peft cannot express (serial and parallel adapters, prefixes in some layers only) is trained with this package's
 modules, injected into the stock model, under the same Trainer: `configuration` in the trial. There the head is this
 package's mean head and it learns at its own rate, so that both loops fit the same function.
 
-The spec is JSON: `variant` ("plain" or "tuned"), `workload` (see `workloads.py`), `trials`: a list of {"configuration":
+The spec is JSON: `variant` (one of these names), `workload` (see `workloads.py`), `trials`: a list of {"configuration":
 null for peft's LoRA or a configuration, "learning_rate", "rank", "seed"}. Prints one line of JSON per trial.
 """
 
@@ -118,6 +120,7 @@ def arguments(
         if variant == "plain"
         else {"eval_strategy": "no", "train_sampling_strategy": "group_by_length"}
     )
+    more["bf16"] = variant.endswith("bfloat16")
     return TrainingArguments(
         output_dir=folder,
         learning_rate=trial["learning_rate"],
@@ -142,7 +145,7 @@ def run(variant: str, workload: Mapping[str, Any], trial: Mapping[str, Any]) -> 
     began = time.process_time()
     set_seed(trial["seed"])
     off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    dropout = off if variant == "tuned" else {}
+    dropout = {} if variant == "plain" else off
     tokenizer = AutoTokenizer.from_pretrained(workload["backbone"])
     splits = {name: tokenised(tokenizer, workload[name], workload["max_length"]) for name in ("train", "validation")}
     optimizers: Any = (None, None)

@@ -22,7 +22,7 @@ from benchmarks.speed.costs import CostModel, features, left_out_errors, lowest,
 from benchmarks.speed.flops import lengths, passes
 from benchmarks.speed.pieces import Piece, perform
 from benchmarks.speed.record import OutOfTimeError, Record
-from benchmarks.speed.run import FULL, SHORT
+from benchmarks.speed.run import FULL, MARKS, SHORT, with_table
 from tests.models import FFN, LAYERS, WIDTH, tiny_model
 
 TEXTS, LENGTH = 2, 9
@@ -150,3 +150,12 @@ def test_the_sizes_are_what_was_asked() -> None:
     assert len(FULL.searches) == 9
     assert all(w.train <= 1000 for w in FULL.searches)
     assert SHORT.trials < FULL.trials
+
+
+def test_the_table_is_put_between_its_marks() -> None:
+    first, last = MARKS
+    document = f"before\n{first}\nold\n{last}\nafter\n"
+    assert with_table(document, "| new |") == f"before\n{first}\n| new |\n{last}\nafter\n"
+    assert with_table(with_table(document, "a"), "b") == with_table(document, "b")
+    with pytest.raises(ValueError, match="no <!--"):
+        with_table("nothing", "| new |")
