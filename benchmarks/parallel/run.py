@@ -9,8 +9,7 @@ other processes had meanwhile, and "contention" the CPU time of a trial beside o
 shared caches and memory even on a busy machine: the speed-up of a quiet one is about workers / contention.
 
 Memory: private bytes (USS: Private_Clean + Private_Dirty) and Pss of two idle workers, from smaps_rollup, for weights
-in float32 and in float16, with AUTOPEFT_SHARED_WEIGHTS on and off; "bare" is a worker that has everything but the weights in
-memory.
+in float32 and in float16, with AUTOPEFT_SHARED_WEIGHTS on and off.
 """
 
 from __future__ import annotations
