@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import nn
 
-from autopeft import worker
+from autopeft import adapters, tasks, worker
 from autopeft.backbones import inject
 from autopeft.configuration import Configuration, Placement, Training
 from autopeft.errors import TrainingError
-from autopeft.job import SILENT, Job, JobStopped, Report
+from autopeft.job import SILENT, Job, JobStopped, Report, predictions_digest
 from autopeft.modules import FullFineTuning, Lora, ParallelAdapter, Prefix, SerialAdapter
 from autopeft.processor import has_bfloat16
 from autopeft.setting import Precision, Setting
@@ -264,6 +264,22 @@ def test_a_trial_goes_on_from_its_checkpoint_bit_for_bit(rounded: Setting, confi
     rest = worker.evaluate(job(rounded, configuration, checkpoint=report.kept))
     assert rest.files == whole.files
     assert rest.detail == whole.detail
+
+
+def test_an_adapter_predicts_what_was_scored_in_the_precision_of_its_study(rounded: Setting, tmp_path: Path) -> None:
+    outcome = worker.evaluate(job(rounded, EVERYWHERE))
+    for name, content in outcome.files.items():
+        (tmp_path / name).write_bytes(content)
+    adapter = adapters.load(tmp_path)
+    task = tasks.load_source(rounded.source, rows=rounded.rows)
+    model, tokenizer = adapter.load_backbone()
+    texts = task.splits["validation"].texts
+    with computing(model, "bfloat16"):
+        found = adapter.predict(texts, backbone=(model, tokenizer))
+    indices = np.array([task.labels.index(label) for label in found.labels])
+    assert predictions_digest(indices) == outcome.detail["predictions"]["validation"]
+    wide = adapter.predict(texts, backbone=(model, tokenizer)).outputs
+    assert 0 < np.abs(wide - found.outputs).max() < TOLERANCE
 
 
 def digest_of(job: Job) -> str:
