@@ -5,7 +5,8 @@
 Three backbones (all-MiniLM-L6-v2, and a BERT and a DistilBERT of other sizes with random weights, which memory does not
 depend on), two data sets (questions of 12 tokens, pairs of sentences of 66), batches of 16 and 32: random
 configurations of `spaces.autopeft(lora=True)`, full fine-tuning and LoRA on all Linears, each trained for 12 steps and
-scored on 128 texts in a process of its own. The two constants HOLES and CHURN of `autopeft/estimate.py` were fitted on
+scored on 128 texts in a process of its own; with all-MiniLM-L6-v2 also LoRA in the higher layers, with the hidden states
+below kept. The two constants HOLES and CHURN of `autopeft/estimate.py` were fitted on
 the rows of `FITTED` (`--fit` does it again); the others are the check. About 25 CPU-minutes; rows that the results file
 has already are not measured again, and `--again` only computes their estimates anew.
 """
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,8 @@ PAIRS = ((*FITTED, 0), ("demo", "trec", 2), ("bert-2x768", "rte", 0), ("distilbe
 RANDOM = 4
 """Random configurations per pair and batch size."""
 TOLERANCE = 0.15
+HEIGHTS = (2, 4)
+"""Lowest layers of the configurations that are also trained with hidden states below them kept."""
 
 _CHILD = """
 import sys; sys.path[:] = {path!r}
@@ -111,6 +115,15 @@ def configurations(shape: BackboneShape, seed: int) -> list[Configuration]:
     return [*drawn, preset("lora_all_linear", shape, 1e-3), preset("full", shape, 1e-4)]
 
 
+def cached(shape: BackboneShape) -> list[Configuration]:
+    """Returns configurations below whose modules lie layers: LoRA on all Linears from a layer on."""
+    everywhere = preset("lora_all_linear", shape, 1e-3)
+    return [
+        replace(everywhere, placements=tuple(p for p in everywhere.placements if p.slot.index >= height))
+        for height in HEIGHTS
+    ]
+
+
 def measured(setting: Setting, configuration: Configuration, epochs: int = 1, jobs: int = 1) -> dict[str, Any]:
     """Trains a configuration in a fresh process and returns what that needed at each stage, in bytes."""
     asked = {
@@ -119,10 +132,10 @@ def measured(setting: Setting, configuration: Configuration, epochs: int = 1, jo
         "budget": vars(Budget(0, epochs)),
         "jobs": jobs,
     }
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file, tempfile.TemporaryDirectory() as place:
         json.dump(asked, file)
         file.flush()
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "AUTOPEFT_CACHE": place}
         command = [sys.executable, "-c", _CHILD.format(path=sys.path), file.name]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -146,10 +159,11 @@ def header() -> dict[str, Any]:
 def row(name: str, data: str, setting: Setting, configuration: Configuration, found: dict[str, Any]) -> dict[str, Any]:
     """Returns the row of one measurement, without its estimate."""
     return {
-        "id": f"{name} {data} {setting.recipe.batch_size} {configuration.id}",
+        "id": identity(name, data, setting, configuration),
         "backbone": name,
         "data": data,
         "batch_size": setting.recipe.batch_size,
+        **({"cache": True} if setting.recipe.cache else {}),
         "outputs": setting.outputs,
         "configuration": configuration.to_dict(),
         "description": describe(configuration),
@@ -162,10 +176,15 @@ def row(name: str, data: str, setting: Setting, configuration: Configuration, fo
     }
 
 
+def identity(name: str, data: str, setting: Setting, configuration: Configuration) -> str:
+    """Returns the id of a row."""
+    return f"{name} {data} {setting.recipe.batch_size} {configuration.id}" + (" cached" if setting.recipe.cache else "")
+
+
 def estimated(row: dict[str, Any], shape: BackboneShape) -> Memory:
     """Returns the estimate for a row."""
     source = TaskSource(train="", text="", label="")
-    recipe = Recipe(batch_size=row["batch_size"])
+    recipe = Recipe(batch_size=row["batch_size"], cache=row.get("cache"))
     setting = Setting(Backbone("", "", shape), source, {"labels": ["?"] * row["outputs"]}, {}, recipe=recipe)
     lengths = {split: Lengths(**fields) for split, fields in row["lengths"].items()}
     return memory_of(setting, lengths, Configuration.from_dict(row["configuration"]))
@@ -174,12 +193,13 @@ def estimated(row: dict[str, Any], shape: BackboneShape) -> Memory:
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns, by backbone and data, how many estimates lie within `TOLERANCE`, and the worst."""
     found = []
-    for name, data, _ in PAIRS:
-        ratios = [r["ratio"] for r in rows if (r["backbone"], r["data"]) == (name, data)]
+    for (name, data, _), kept in [*((pair, None) for pair in PAIRS), *((pair, True) for pair in PAIRS)]:
+        ratios = [r["ratio"] for r in rows if (r["backbone"], r["data"], r.get("cache")) == (name, data, kept)]
         if ratios:
             within = sum(abs(ratio - 1) <= TOLERANCE for ratio in ratios)
             fields = {"rows": len(ratios), "within": within, "lowest": min(ratios), "highest": max(ratios)}
-            found.append({"backbone": name, "data": data, "fitted": (name, data) == FITTED, **fields})
+            fitted = (name, data) == FITTED and kept is None
+            found.append({"backbone": name, "data": data, "cached": bool(kept), "fitted": fitted, **fields})
     return found
 
 
@@ -187,7 +207,7 @@ def fit(rows: Sequence[dict[str, Any]], shapes: dict[str, BackboneShape]) -> tup
     """Returns HOLES and CHURN with the least squared relative error on the rows of `FITTED`."""
     from scipy.optimize import least_squares
 
-    chosen = [r for r in rows if (r["backbone"], r["data"]) == FITTED]
+    chosen = [r for r in rows if (r["backbone"], r["data"]) == FITTED and "cache" not in r]
 
     def errors(constants: Sequence[float]) -> list[float]:
         estimate.HOLES, estimate.CHURN = map(float, constants)  # type: ignore[misc]
@@ -201,6 +221,7 @@ def main() -> None:
     """Measures what is missing, computes every estimate and writes the results file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--again", action="store_true", help="measure nothing")
+    parser.add_argument("--cached", action="store_true", help="measure only trials that read the cache")
     parser.add_argument("--fit", action="store_true", help="print the constants that fit best")
     parser.add_argument("--models", default="runs/estimate", help="folder for the random backbones")
     options = parser.parse_args()
@@ -221,11 +242,12 @@ def main() -> None:
 
     for name, data, seed, setting in () if options.again else settings(Path(options.models)):
         record["shapes"][name] = setting.backbone.shape.to_dict()
-        for configuration in configurations(setting.backbone.shape, seed):
-            if f"{name} {data} {setting.recipe.batch_size} {configuration.id}" not in present:
-                rows.append(
-                    {**row(name, data, setting, configuration, measured(setting, configuration)), "commit": commit}
-                )
+        keeping = replace(setting, recipe=replace(setting.recipe, cache=True))
+        wanted = [] if options.cached else [(setting, c) for c in configurations(setting.backbone.shape, seed)]
+        wanted += [(keeping, c) for c in cached(setting.backbone.shape) if name == "demo"]
+        for how, configuration in wanted:
+            if identity(name, data, how, configuration) not in present:
+                rows.append({**row(name, data, how, configuration, measured(how, configuration)), "commit": commit})
                 write()
                 print(rows[-1]["ratio"], rows[-1]["id"], rows[-1]["description"], flush=True)
     write()
