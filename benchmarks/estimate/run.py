@@ -5,10 +5,10 @@
 Three backbones (all-MiniLM-L6-v2, and a BERT and a DistilBERT of other sizes with random weights, which memory does not
 depend on), two data sets (questions of 12 tokens, pairs of sentences of 66), batches of 16 and 32: random
 configurations of `spaces.autopeft(lora=True)`, full fine-tuning and LoRA on all Linears, each trained for 12 steps and
-scored on 128 texts in a process of its own; with all-MiniLM-L6-v2 also LoRA in the higher layers, with the hidden states
-below kept. The two constants HOLES and CHURN of `autopeft/estimate.py` were fitted on
-the rows of `FITTED` (`--fit` does it again); the others are the check. About 25 CPU-minutes; rows that the results file
-has already are not measured again, and `--again` only computes their estimates anew.
+scored on 128 texts in a process of its own; with all-MiniLM-L6-v2 also LoRA in the higher layers, with the hidden
+states below kept. The two constants HOLES and CHURN of `autopeft/estimate.py` were fitted on the rows of `FITTED`
+(`--fit` does it again); the others are the check. About 25 CPU-minutes; rows that the results file has already are not
+measured again, and `--again` only computes their estimates anew.
 """
 
 from __future__ import annotations
