@@ -18,6 +18,7 @@ from autopeft.backbones.stacked import Stack, stack
 from autopeft.configuration import lowest_layer
 from autopeft.job import Job, Outcome, Report
 from autopeft.training.cost import Meter
+from autopeft.training.course import Course
 from autopeft.training.loop import StepDone
 from autopeft.training.random_states import seed_all
 from autopeft.training.schedule import Schedule
@@ -25,7 +26,6 @@ from autopeft.training.stacked import Diverged, StackedStep, predict_stacked, tr
 from autopeft.training.states import Reuse
 from autopeft.trial import Cost
 from autopeft.worker import (
-    Course,
     Loaded,
     Trained,
     evaluate,

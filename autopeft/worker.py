@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-import math
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import PurePath
-from typing import Any, final
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,14 +20,14 @@ from autopeft import tasks
 from autopeft.adapters import Adapter, build_head
 from autopeft.backbones import Injection, inject, load_backbone, load_tokenizer, runs_remote_code
 from autopeft.backbones.partial import first_position, reads_first_only
-from autopeft.errors import FailureKind, StudyError, TrainingError
+from autopeft.errors import FailureKind, TrainingError
 from autopeft.heads.layer import HeadLayer
-from autopeft.job import SILENT, Job, JobStopped, Outcome, Report, predictions_digest
+from autopeft.job import SILENT, Job, Outcome, Report, predictions_digest
 from autopeft.setting import Setting
 from autopeft.tasks import Task
 from autopeft.training.batches import Tokens, tokenise
-from autopeft.training.checkpoint import identity_of, pack, unpack
 from autopeft.training.cost import Meter, together
+from autopeft.training.course import Course
 from autopeft.training.device import begin_device_peak, device_of_worker, device_peak_bytes
 from autopeft.training.loop import StepDone, predict, train
 from autopeft.training.precision import require_supported, set_precision
@@ -38,11 +35,9 @@ from autopeft.training.probe import features, fit_probe
 from autopeft.training.random_states import seed_all
 from autopeft.training.schedule import Schedule
 from autopeft.training.sources import Source
-from autopeft.training.state import State, require_fit, trained_parameters
 from autopeft.training.state_cache import cache_of_process
 from autopeft.training.states import Reuse, reuse
 from autopeft.trial import TRAINING_LOSS, Cost
-from autopeft.untrusted import visible
 
 
 @dataclass(frozen=True)
@@ -281,87 +276,6 @@ def _needed_positions(job: Job, loaded: Loaded) -> contextlib.AbstractContextMan
     if exact and reads_first_only(loaded.model, job.configuration, job.setting.head):
         return first_position(loaded.model)
     return contextlib.nullcontext()
-
-
-@final
-class Course:
-    """The course of one job's training: what its report is told, when a checkpoint is due, what all of it has cost.
-
-    Attributes:
-        report: What is told.
-        inherited: What the jobs before had cost whose work this one went on from.
-    """
-
-    def __init__(self, job: Job, report: Report, meter: Meter) -> None:
-        self.report = report
-        self.inherited = Cost()
-        self._losses: tuple[float, ...] = ()
-        self._job, self._meter = job, meter
-        self._told = float("-inf")
-        self._began = self._kept = time.monotonic()
-
-    def cost(self) -> Cost:
-        """Returns what the job has cost so far."""
-        return self._meter.read()
-
-    @cached_property
-    def _identity(self) -> dict[str, Any]:
-        return identity_of(self._job)
-
-    def begin(self, injection: Injection, head: HeadLayer, schedule: Schedule) -> State | None:
-        """Returns where to go on from, or None where there is no checkpoint that can be used."""
-        job, last = self._job, schedule.until(self._job.budget.share)
-        start = None if job.checkpoint else job.start
-        files, identity = job.checkpoint, self._identity
-        if start is not None:
-            files, identity = start.files, identity_of(replace(job, budget=start.budget))
-        if not files:
-            return None
-        try:
-            state, spent, inherited = unpack(files, identity)
-            require_fit(state, trained_parameters(injection, head), schedule)
-            if state.step > last:
-                raise StudyError(f"made after step {state.step}, this job ends after step {last}", where="position")
-        except StudyError as error:
-            self.report.progress(visible(f"begins anew, the checkpoint cannot be used: {error}".splitlines()[0]))
-            return None
-        if start is None:
-            self.inherited = inherited
-            self._meter.add(spent)
-        else:
-            self.inherited = together(inherited, spent)
-        self.report.progress(f"goes on after step {state.step}/{schedule.total}")
-        if state.step == last and not job.budget.full:
-            self._hand_over(state)
-        return state
-
-    def follow(self, event: StepDone, schedule: Schedule) -> None:
-        """Tells of a step, about once a second, and keeps the state where that is due or the job has to stop."""
-        now = time.monotonic()
-        if now - self._told >= 1.0:
-            self._told = now
-            self.report.progress(f"epoch {event.epoch}/{schedule.epochs}, step {event.step}/{schedule.total}")
-        stopping = self.report.stopping
-        since = self._began if event.step == schedule.total else self._kept
-        leaving = not self._job.budget.full and event.step == schedule.until(self._job.budget.share)
-        if leaving or stopping or now - since >= self._job.checkpoint_seconds:
-            self._hand_over(event.state())
-        if stopping:
-            raise JobStopped
-
-    def _hand_over(self, state: State) -> None:
-        with self._meter.stopped() as spent:
-            self.report.checkpoint(pack(state, self._identity, spent, self.inherited))
-        self._kept, self._losses = time.monotonic(), state.losses
-
-    def loss(self, curve: Sequence[float]) -> float:
-        """Returns the mean training loss over the later half of the steps that a part of the budget has.
-
-        Args:
-            curve: Losses by epoch, for the frozen probe, which has no steps.
-        """
-        later = self._losses[len(self._losses) // 2 :] or curve[-1:]
-        return math.fsum(later) / len(later)
 
 
 def score(task: Task, split: str, outputs: NDArray[np.float32]) -> float:
