@@ -143,7 +143,7 @@ def _make_checkpoint() -> dict[str, bytes]:
     sum(p.sum() for p in trained.values()).backward()  # type: ignore[union-attr]
     optimizer.step()
     order = np.random.default_rng(0).bit_generator.state
-    state = State(schedule, 1, 1, (), 0.5, order, tensors_of(trained, optimizer), random_states())
+    state = State(schedule, 1, 1, (), 0.5, order, tensors_of(trained, optimizer), random_states(), (0.5,))
     return checkpoint.pack(state, checkpoint.identity_of(some_job()), Cost(1.0, 1.0, 1))
 
 
@@ -388,7 +388,7 @@ class Readers:
             told.pop("digest")
             told["sha256"] = hashlib.sha256(files[checkpoint.TENSORS]).hexdigest()
             files[checkpoint.STATE] = dumped({**told, "digest": checkpoint._digest(told)})
-        state, _ = checkpoint.unpack(files, checkpoint.identity_of(some_job()))
+        state, _, _ = checkpoint.unpack(files, checkpoint.identity_of(some_job()))
         injection, head, schedule = _training()
         require_fit(state, trained_parameters(injection, head), schedule)
 
