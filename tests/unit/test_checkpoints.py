@@ -32,7 +32,7 @@ from autopeft.setting import Setting
 from autopeft.shapes import Slot
 from autopeft.study.executors.base import Checkpoint, Event, Failed, Finished, Lost, Progress
 from autopeft.study.executors.process import ProcessExecutor
-from autopeft.training import cost
+from autopeft.training import cost, course
 from autopeft.training.checkpoint import STATE, TENSORS, identity_of, pack, unpack
 from autopeft.training.random_states import random_states, require_random_states, seed_all, set_random_states
 from autopeft.training.schedule import Schedule
@@ -233,7 +233,7 @@ def test_it_tells_where_it_is_and_not_more_than_once_a_second(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(x / 4 for x in range(10_000))  # a quarter of a second per look at the clock
-    monkeypatch.setattr(worker.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(course.time, "monotonic", lambda: next(clock))
     listener = Listener()
     worker.evaluate(make(setting), listener)
     told = [m for m in listener.messages if m.startswith("epoch")]
@@ -245,7 +245,7 @@ def test_a_long_training_is_kept_once_more_before_it_is_scored(
 ) -> None:
     for each, expected in ((1.0, [4, 8, 12, TOTAL]), (4.0, [])):  # 15 steps take 3.75 s
         seconds = iter(x / 4 for x in range(10_000))
-        monkeypatch.setattr(worker.time, "monotonic", lambda seconds=seconds: next(seconds))
+        monkeypatch.setattr(course.time, "monotonic", lambda seconds=seconds: next(seconds))
         listener = Listener()
         worker.evaluate(make(setting, checkpoint_seconds=each), listener)
         assert [steps(files) for files in listener.checkpoints] == expected
