@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m benchmarks.speed.lean_search spec.json
 
 The spec is JSON: `workload` (fields of `Workload`), `folder` of the study (deleted before and after), `trials`, `seed`,
-and `options` of the searcher "halving". Prints one line of JSON: all trials in order of number.
+`precision`, and `options` of the searcher "halving". Prints one line of JSON: all trials in order of number.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
         task=workload.task(),
         space=spaces.autopeft(),
         trials=spec["trials"],
-        recipe=workload.recipe(cache=True),
+        recipe=workload.recipe(cache=True, precision=spec["precision"]),
         budget=Budget(0, workload.epochs),
         searcher=make_searcher("halving", **spec["options"]),
         seed=spec["seed"],

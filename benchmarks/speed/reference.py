@@ -10,6 +10,7 @@ from autopeft.presets import preset
 from benchmarks.speed.flops import trial_flops
 from benchmarks.speed.pieces import Piece, Stages
 from benchmarks.speed.processes import measure
+from benchmarks.speed.sixteen import lean_loop
 from benchmarks.speed.workloads import Workload
 
 RATE, RANK = 1e-3, 8
@@ -28,10 +29,7 @@ def stages(workload: Workload, repeats: int, precisions: tuple[str, ...]) -> Sta
     """
     configuration = preset("lora", workload.described().shape, RATE)
     for repeat in range(repeats):
-        lean = [
-            ("lean" if precision == "float32" else f"lean {precision}", partial(run_lean, workload, precision))
-            for precision in precisions
-        ]
+        lean = [(lean_loop(precision), partial(run_lean, workload, precision)) for precision in precisions]
         names = ("plain", "tuned", "tuned same head", *(f"tuned {p}" for p in precisions if p != "float32"))
         others = [(loop, partial(run_trainer, workload, loop)) for loop in names]
         yield [

@@ -73,9 +73,9 @@ SHORT = Sizes(
     (),
     1,
     Workload("trec", 8, 8, epochs=1),
-    2,
+    1,
     (Workload("trec", 32, 8, epochs=2, max_length=16),),
-    3,
+    2,
     2,
     [{**curves.BASE, "length": 8, "width": width, "layers": 1, "examples": 16} for width in (32, 64)],
     1,
@@ -93,13 +93,13 @@ def stages_of(part: str, record: Record, sizes: Sizes, precisions: tuple[str, ..
         main = reference.stages(sizes.reference, sizes.repeats, precisions)
         return chain(main, *(reference.stages(w, 1, precisions[:1]) for w in sizes.beside))
     if part == "sixteen":
-        return sixteen.stages(sizes.sixteen, sizes.configurations, sizes.repeats)
+        return sixteen.stages(sizes.sixteen, sizes.configurations, sizes.repeats, precisions)
     if part == "curves":
         return curves.stages(sizes.curves, sizes.repeats)
     if part == "optuna":
         return searches_today.stages(sizes.searches[0], sizes.today)
     complete = COMPLETE if part == "complete" else None
-    return whole.stages(record, sizes.searches, sizes.trials, sizes.timed, complete)
+    return whole.stages(record, sizes.searches, sizes.trials, sizes.timed, complete, precisions)
 
 
 def summarise(record: Record, sizes: Sizes) -> list[table.Line]:
@@ -164,11 +164,12 @@ def main() -> int:
     record = Record(path, command, options.minutes, reading=options.table)
     if options.fresh:
         record.forget([p for p in chosen if p != "complete"])
+    precisions = ("float32",) if options.short else supported()
     stopped = False
     try:
         for part in () if options.table else chosen:
             say(f"{part} ...")
-            perform(record, stages_of(part, record, sizes, supported()), options.workers)
+            perform(record, stages_of(part, record, sizes, precisions), options.workers)
     except OutOfTimeError:
         stopped = True
         say("the time is over; the same command goes on")

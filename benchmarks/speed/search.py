@@ -18,14 +18,21 @@ from benchmarks.speed.costs import CostModel, Regret, features, left_out_errors,
 from benchmarks.speed.pieces import Piece, Stages
 from benchmarks.speed.processes import measure
 from benchmarks.speed.record import Record
-from benchmarks.speed.sixteen import run_lean, run_trainer
+from benchmarks.speed.sixteen import lean_loop, run_lean, run_trainer
 from benchmarks.speed.workloads import FOLDER, Workload
 
 KEEP = 1 / 6
 """Share of the configurations that go on from a quarter of the budget."""
 
 
-def stages(record: Record, workloads: Sequence[Workload], trials: int, timed: int, complete: str | None) -> Stages:
+def stages(
+    record: Record,
+    workloads: Sequence[Workload],
+    trials: int,
+    timed: int,
+    complete: str | None,
+    precisions: tuple[str, ...] = ("float32",),
+) -> Stages:
     """Yields the pieces: lean searches, the rest at the full budget, the Trainers, and one complete baseline search.
 
     Args:
@@ -34,8 +41,13 @@ def stages(record: Record, workloads: Sequence[Workload], trials: int, timed: in
         trials: Configurations per search.
         timed: Configurations per task that the Trainers are timed on, at the lowest of its seeds.
         complete: Trainer that trains all configurations of the first workload, or None.
+        precisions: Those of the lean searches, "float32" first: only in it all configurations are trained in full.
     """
-    yield [Piece("search", w.name, "lean", partial(run_search, w, trials), seed=w.seed, own=True) for w in workloads]
+    yield [
+        Piece("search", w.name, lean_loop(p), partial(run_search, w, trials, p), seed=w.seed, own=True)
+        for w in workloads
+        for p in precisions
+    ]
     first = [w for w in workloads if w.seed == min(v.seed for v in workloads if v.data == w.data)]
     yield [
         Piece("search", f"{w.name} {c.id}", loop, partial(run_trainer, w, loop, c, w.seed), seed=w.seed)
@@ -56,11 +68,11 @@ def stages(record: Record, workloads: Sequence[Workload], trials: int, timed: in
         ]  # fmt: skip
 
 
-def lean_row(record: Record, workload: Workload) -> dict[str, Any]:
+def lean_row(record: Record, workload: Workload, loop: str = "lean") -> dict[str, Any]:
     """Returns the row of a workload's lean search by the package as it is."""
-    row = record.find({"part": "search", "id": workload.name, "loop": "lean", "engine": record.engine})
+    row = record.find({"part": "search", "id": workload.name, "loop": loop, "engine": record.engine})
     if row is None:
-        raise LookupError(f"no lean search of {workload.name}")
+        raise LookupError(f"no {loop} search of {workload.name}")
     return row
 
 
@@ -69,12 +81,13 @@ def proposals(row: Mapping[str, Any]) -> list[Configuration]:
     return [Configuration.from_dict(t["configuration"]) for t in row["trials"] if t["parent"] is None]
 
 
-def run_search(workload: Workload, trials: int) -> dict[str, Any]:
+def run_search(workload: Workload, trials: int, precision: str = "float32") -> dict[str, Any]:
     """Runs a lean search in a fresh process."""
     options = {"keep": KEEP}
     spec = {
         "workload": asdict(workload),
-        "folder": str(FOLDER / "studies" / workload.name),
+        "folder": str(FOLDER / "studies" / f"{workload.name}-{precision}"),
+        "precision": precision,
         "trials": trials,
         "seed": workload.seed,
         "options": options,
@@ -112,16 +125,20 @@ def full_trials(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
-def regret_of(search: Mapping[str, Any], full: Mapping[str, Any], parameters: Mapping[str, float]) -> Regret:
-    """Returns what a lean search lost.
+def regret_of(
+    search: Mapping[str, Any], whole: Mapping[str, Any], full: Mapping[str, Any], parameters: Mapping[str, float]
+) -> Regret:
+    """Returns what a lean search lost, in qualities of the float32 loop.
 
     Args:
         search: Its row.
-        full: The row of what it did not train fully.
+        whole: The row of the lean search in float32: the same one, or that of the same proposals.
+        full: The row of what that one did not train fully.
         parameters: Stored parameters by configuration.
     """
     found = full_trials(search)
-    quality = {t["configuration"]: t["quality"] for t in full["trials"]} | {k: t["quality"] for k, t in found.items()}
+    quality = {t["configuration"]: t["quality"] for t in full["trials"]}
+    quality |= {name: t["quality"] for name, t in full_trials(whole).items()}
     names = sorted(quality)
     values = [quality[n] for n in names], [parameters[n] for n in names]
     return regret(*values, [i for i, n in enumerate(names) if n in found])

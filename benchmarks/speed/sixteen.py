@@ -23,18 +23,21 @@ def drawn(workload: Workload, count: int) -> list[Configuration]:
     return [space.sample(rng) for _ in range(count)]
 
 
-def stages(workload: Workload, count: int, repeats: int) -> Stages:
+def stages(workload: Workload, count: int, repeats: int, precisions: tuple[str, ...] = ("float32",)) -> Stages:
     """Yields the pieces: the lean loop over all configurations, `repeats` times, and every Trainer once.
 
     Args:
         workload: The task.
         count: Configurations.
         repeats: Processes of the lean loop.
+        precisions: Those of the lean loop, "float32" first.
     """
     chosen = drawn(workload, count)
     name = f"{count} of {workload.name}"
     yield [
-        Piece("sixteen", name, "lean", partial(run_lean, workload, chosen), repeat=r, own=True) for r in range(repeats)
+        Piece("sixteen", name, lean_loop(p), partial(run_lean, workload, chosen, precision=p), repeat=r, own=True)
+        for r in range(repeats)
+        for p in precisions
     ]
     yield [
         Piece("sixteen", f"{workload.name} {c.id}", loop, partial(run_trainer, workload, loop, c))
@@ -43,9 +46,16 @@ def stages(workload: Workload, count: int, repeats: int) -> Stages:
     ]
 
 
-def run_lean(workload: Workload, chosen: Sequence[Configuration], cache: bool = True, seed: int = 0) -> dict[str, Any]:
-    """Trains all configurations in one process."""
-    setting = workload.setting(cache=cache)
+def lean_loop(precision: str) -> str:
+    """Returns the name of the lean loop in a precision."""
+    return "lean" if precision == "float32" else f"lean {precision}"
+
+
+def run_lean(
+    workload: Workload, chosen: Sequence[Configuration], seed: int = 0, precision: str = "float32"
+) -> dict[str, Any]:
+    """Trains all configurations in one process, with the cache."""
+    setting = workload.setting(cache=True, precision=precision)
     trials = [{"configuration": c.to_dict(), "seed": seed} for c in chosen]
     done = measure("lean", {"setting": setting.to_dict(), "epochs": workload.epochs, "trials": trials})
     kept = ("quality", "cpu_seconds", "train_seconds")
