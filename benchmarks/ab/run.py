@@ -5,7 +5,7 @@
 Backbone all-MiniLM-L6-v2, 512 training texts, 3 epochs, batch 32, one thread; quality is the task's metric on 500 other
 training texts, loss the mean loss there. Every (task, configuration, seed) is trained as the lean loop does it (dropout
 0, float32, batches cut by length) and once with each choice changed, same fresh weights and same seed; differences are
-paired. A killed run goes on with the same command, and --minutes bounds a run. About 40 CPU-minutes in all.
+paired. A killed run goes on with the same command, and --minutes bounds a run. About 30 CPU-minutes in all.
 """
 
 from __future__ import annotations
