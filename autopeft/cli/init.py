@@ -61,7 +61,7 @@ training:
   batch_size: 32
   max_length: 128
   threads: 1                # of one trial
-  # precision: float32      # float32, bfloat16 (frozen part; where the processor can), auto
+  # precision: auto         # of the frozen part: bfloat16 where the processor can, else float32; or name one
   # cache: auto             # keep hidden states below the lowest module: true, false, auto (where it pays)
   # gradient_checkpointing: false  # compute layers again instead of keeping what is inside: less memory, more time
   # four_bit: false         # frozen weights in 4 bits, on a GPU

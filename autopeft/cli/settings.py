@@ -114,7 +114,7 @@ class TrainingSettings(_Section):
     clip: float = Field(default=1.0, gt=0.0)
     dropout: float = 0.0
     threads: int = 1
-    precision: str = "float32"
+    precision: str = "auto"
     cache: StrictBool | Literal["auto"] = "auto"
     gradient_checkpointing: StrictBool = False
     four_bit: StrictBool = False

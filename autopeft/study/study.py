@@ -71,7 +71,7 @@ class Study:
         space: SpaceTemplate | Space,
         trials: int = 60,
         head: Head = Head(),  # noqa: B008 - a frozen value
-        recipe: Recipe = Recipe(),  # noqa: B008
+        recipe: Recipe = Recipe(precision="auto"),  # noqa: B008
         objectives: Sequence[str] = ("quality", "parameters"),
         constraints: Mapping[str, str | float] | None = None,
         budget: Budget = Budget(0, 3),  # noqa: B008

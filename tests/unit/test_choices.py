@@ -210,7 +210,7 @@ def test_a_machine_without_the_instructions_goes_on_in_the_stored_precision(
 @pytest.mark.parametrize(("written", "meant"), [("auto", None), (True, True), (False, False)])
 def test_the_file_says_auto_for_open(written: object, meant: bool | None) -> None:
     assert recipe_of(parse({"training": {"cache": written}})).cache is meant
-    assert recipe_of(parse({})) == Recipe()
+    assert recipe_of(parse({})) == Recipe(precision="auto")
 
 
 def test_a_wrong_precision_is_refused_with_the_nearest() -> None:
