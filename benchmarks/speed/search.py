@@ -33,7 +33,7 @@ def stages(
     complete: str | None,
     precisions: tuple[str, ...] = ("float32",),
 ) -> Stages:
-    """Yields the pieces: lean searches, the rest at the full budget, the Trainers, and one complete baseline search.
+    """Yields the pieces, seed by seed: lean searches, Trainers, the rest at the full budget; a complete baseline last.
 
     Args:
         record: Its rows name the configurations that the later stages train.
@@ -43,22 +43,25 @@ def stages(
         complete: Trainer that trains all configurations of the first workload, or None.
         precisions: Those of the lean searches, "float32" first: only in it all configurations are trained in full.
     """
-    yield [
-        Piece("search", w.name, lean_loop(p), partial(run_search, w, trials, p), seed=w.seed, own=True)
-        for w in workloads
-        for p in precisions
-    ]
-    first = [w for w in workloads if w.seed == min(v.seed for v in workloads if v.data == w.data)]
-    yield [
-        Piece("search", f"{w.name} {c.id}", loop, partial(run_trainer, w, loop, c, w.seed), seed=w.seed)
-        for w in first
-        for c in stratified(proposals(lean_row(record, w)), w.described().shape, timed)
-        for loop in ("plain", "tuned")
-    ]
-    yield [
-        Piece("search", w.name, "full", partial(run_full, w, lean_row(record, w)), seed=w.seed, own=True)
-        for w in workloads
-    ]
+    lowest_seed = {data: min(w.seed for w in workloads if w.data == data) for data in {w.data for w in workloads}}
+    for seed in sorted({w.seed for w in workloads}):
+        group = [w for w in workloads if w.seed == seed]
+        yield [
+            Piece("search", w.name, lean_loop(p), partial(run_search, w, trials, p), seed=w.seed, own=True)
+            for w in group
+            for p in precisions
+        ]
+        yield [
+            Piece("search", f"{w.name} {c.id}", loop, partial(run_trainer, w, loop, c, w.seed), seed=w.seed)
+            for w in group
+            if w.seed == lowest_seed[w.data]
+            for c in stratified(proposals(lean_row(record, w)), w.described().shape, timed)
+            for loop in ("plain", "tuned")
+        ]
+        yield [
+            Piece("search", w.name, "full", partial(run_full, w, lean_row(record, w)), seed=w.seed, own=True)
+            for w in group
+        ]
     if complete:
         w = workloads[0]
         yield [
