@@ -41,38 +41,48 @@ def stages(
         trials: Configurations per search.
         timed: Configurations per task that the Trainers are timed on, at the lowest of its seeds.
         complete: Trainer that trains all configurations of the first workload, or None.
-        precisions: Those of the lean searches, "float32" first: only in it all configurations are trained in full.
+        precisions: Those of the lean searches, "float32" first; in the last, the default of a new study here, all
+            searches are run and all configurations trained in full, in the others the first seed of each task.
     """
+    loop, precision = lean_loop(precisions[-1]), precisions[-1]
     lowest_seed = {data: min(w.seed for w in workloads if w.data == data) for data in {w.data for w in workloads}}
     for seed in sorted({w.seed for w in workloads}):
         group = [w for w in workloads if w.seed == seed]
         yield [
             Piece("search", w.name, lean_loop(p), partial(run_search, w, trials, p), seed=w.seed, own=True)
             for w in group
-            for p in precisions
+            for p in (precisions if w.seed == lowest_seed[w.data] else precisions[-1:])
         ]
         yield [
-            Piece("search", f"{w.name} {c.id}", loop, partial(run_trainer, w, loop, c, w.seed), seed=w.seed)
+            Piece("search", f"{w.name} {c.id}", trainer, partial(run_trainer, w, trainer, c, w.seed), seed=w.seed)
             for w in group
             if w.seed == lowest_seed[w.data]
-            for c in stratified(proposals(lean_row(record, w)), w.described().shape, timed)
-            for loop in ("plain", "tuned")
+            for c in stratified(proposals(lean_row(record, w, loop)), w.described().shape, timed)
+            for trainer in ("plain", "tuned")
         ]
         yield [
-            Piece("search", w.name, "full", partial(run_full, w, lean_row(record, w)), seed=w.seed, own=True)
+            Piece("search", w.name, "full", partial(run_full, w, lean_row(record, w, loop), precision), seed=w.seed,
+                  own=True)
             for w in group
-        ]
+        ]  # fmt: skip
     if complete:
         w = workloads[0]
         yield [
             Piece("search", f"{w.name} {c.id}", complete, partial(run_trainer, w, complete, c, w.seed),
                   seed=w.seed)
-            for c in proposals(lean_row(record, w))
+            for c in proposals(lean_row(record, w, loop))
         ]  # fmt: skip
 
 
-def lean_row(record: Record, workload: Workload, loop: str = "lean") -> dict[str, Any]:
-    """Returns the row of a workload's lean search by the package as it is."""
+def main_loop(record: Record) -> str:
+    """Returns the loop that a new study on this machine takes: the one in which all searches were run."""
+    loops = {row["loop"] for row in record.of(part="search", engine=record.engine)}
+    return next((loop for loop in sorted(loops, reverse=True) if loop.startswith("lean")), "lean")
+
+
+def lean_row(record: Record, workload: Workload, loop: str | None = None) -> dict[str, Any]:
+    """Returns the row of a workload's lean search by the package as it is; None: in the loop of `main_loop`."""
+    loop = loop or main_loop(record)
     row = record.find({"part": "search", "id": workload.name, "loop": loop, "engine": record.engine})
     if row is None:
         raise LookupError(f"no {loop} search of {workload.name}")
@@ -105,7 +115,7 @@ def run_search(workload: Workload, trials: int, precision: str = "float32") -> d
     }
 
 
-def run_full(workload: Workload, row: Mapping[str, Any]) -> dict[str, Any]:
+def run_full(workload: Workload, row: Mapping[str, Any], precision: str) -> dict[str, Any]:
     """Trains at the full budget what the search did not, and one that it did."""
     promoted = full_trials(row)
     chosen = [c for c in proposals(row) if c.id not in promoted]
@@ -113,7 +123,7 @@ def run_full(workload: Workload, row: Mapping[str, Any]) -> dict[str, Any]:
     seeds = {t["seed"] for t in row["trials"]}
     if len(seeds) != 1:
         raise ValueError(f"the trials of a search have one seed, found {sorted(seeds)}")
-    done = run_lean(workload, [*chosen, *([again] if again else [])], seed=seeds.pop())
+    done = run_lean(workload, [*chosen, *([again] if again else [])], seed=seeds.pop(), precision=precision)
     if again:
         done["again"] = {**done["trials"].pop(), "before": promoted[again.id]["quality"]}
     return done
@@ -131,11 +141,11 @@ def full_trials(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def regret_of(
     search: Mapping[str, Any], whole: Mapping[str, Any], full: Mapping[str, Any], parameters: Mapping[str, float]
 ) -> Regret:
-    """Returns what a lean search lost, in qualities of the float32 loop.
+    """Returns what a lean search lost, in qualities of the loop in which all configurations were trained.
 
     Args:
         search: Its row.
-        whole: The row of the lean search in float32: the same one, or that of the same proposals.
+        whole: The row of the lean search in that loop: the same one, or that of the same proposals.
         full: The row of what that one did not train fully.
         parameters: Stored parameters by configuration.
     """
