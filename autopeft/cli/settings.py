@@ -178,7 +178,7 @@ def parse(values: Mapping[str, Any], name: str = "", lines: Mapping[tuple[str, .
         ...
         autopeft.errors.InputError: search.trails: unknown key 'trails'; did you mean 'trials'? (known: address, \
 budget, budget_cost, checkpoint_every, constraints, devices, devices_per_trial, executor, memory_limit, \
-objectives, options, searcher, seed, synchronous, time_limit, trials, workers)
+objectives, options, searcher, seed, synchronous, time_limit, together, trials, workers)
     """
     try:
         return Settings.model_validate(dict(values))

@@ -210,7 +210,9 @@ def test_ctrl_c_once_finishes_the_running_trial_and_stops_resumable(
     wait_until(lambda: len(begun(folder)) >= 3)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the whole group
     output, errors = process.communicate()
-    assert (process.returncode, errors) == (130, "")
+    assert process.returncode == 130
+    # Whether a trial was still running then is a matter of moments.
+    assert errors in ("", "finishing the 1 running trials; Ctrl-C again stops now\n")
     assert json.loads(output)["stopped"] == "interrupted"
     with Study.open(folder, readonly=True) as study:
         assert {t.status for t in study.trials} == {TrialStatus.COMPLETED}
