@@ -88,10 +88,11 @@ class HalvingSearch(Searcher):
             known = [t for t in at if t.status is TrialStatus.COMPLETED]
             unknown = sum(not t.status.final for t in at) + coming
             promoted = {t.proposal.parent for t in own if t.proposal.budget == above and t.proposal.parent is not None}
-            left = max(0, min(self._quota(k + 1, total), len(known) + unknown) - len(promoted))
-            waiting = [t for t in known if t.number not in promoted]
-            chosen = _certain(problem.objectives, waiting, unknown, left)
-            proposals = [Proposal(t.configuration, above, t.proposal.seed, parent=t.number) for t in chosen]
+            quota = min(self._quota(k + 1, total), len(known) + unknown)
+            # All of the rung are ranked, those that went on before included: without them the next layer would come up.
+            chosen = [t for t in _certain(problem.objectives, known, unknown, quota) if t.number not in promoted]
+            left = max(0, quota - len(promoted))
+            proposals = [Proposal(t.configuration, above, t.proposal.seed, parent=t.number) for t in chosen[:left]]
             steps.append(_Step(proposals, left))
             coming = left
         return steps
@@ -136,23 +137,23 @@ def ranking(objectives: Sequence[Objective], trials: Sequence[Trial]) -> list[in
     return order
 
 
-def _certain(objectives: Sequence[Objective], waiting: Sequence[Trial], unknown: int, left: int) -> list[Trial]:
-    """Returns the trials that will be promoted whatever the unknown ones bring, the most promising first.
+def _certain(objectives: Sequence[Objective], known: Sequence[Trial], unknown: int, quota: int) -> list[Trial]:
+    """Returns the trials that go on whatever the unknown ones bring, the most promising first.
 
     A trial that another dominates stays behind it; each other one, and each unknown one, may come before it.
 
     Args:
         objectives: Of the problem.
-        waiting: Completed trials of the rung that are not promoted.
+        known: Completed trials of the rung, those that went on before included.
         unknown: How many trials of the rung have yet to end.
-        left: How many are still to be promoted.
+        quota: How many of the rung go on.
     """
-    order = ranking(objectives, waiting)
+    order = ranking(objectives, known)
     if unknown:
-        values = _oriented(objectives, waiting)
+        values = _oriented(objectives, known)
         behind = ((values[:, None] >= values[None]).all(axis=2) & (values[:, None] > values[None]).any(axis=2)).sum(1)
-        order = [i for i in order if len(waiting) - 1 - behind[i] + unknown < left]
-    return [waiting[i] for i in order[:left]]
+        order = [i for i in order if len(known) - 1 - behind[i] + unknown < quota]
+    return [known[i] for i in order[:quota]]
 
 
 def _oriented(objectives: Sequence[Objective], trials: Sequence[Trial]) -> Array:

@@ -107,6 +107,19 @@ def test_what_went_on_is_not_asked_for_again_and_others_only_fill_up() -> None:
     assert promoted(searcher, [*trials, lost, *more, *both], 6) == [5]
 
 
+def test_asked_one_by_one_the_same_go_on_as_at_once() -> None:
+    """The front 3, 2, 1, 0 comes before 4, which has less loss than 0 (`test_layers_come_before_the_loss`)."""
+    points = [(0.9, 10), (0.5, 100), (0.45, 200), (0.1, 10_000), (0.6, 1000), (1.0, 20_000)]
+    searcher, trials = HalvingSearch(keep=0.67), [rung(i, loss, count) for i, (loss, count) in enumerate(points)]
+    assert promoted(searcher, trials, 6) == [3, 2, 1, 0]
+    for wanted in (3, 2, 1, 0):
+        (proposal,) = searcher.suggest(asked(6), trials, [], 1, np.random.default_rng(0))
+        assert proposal.parent == wanted
+        done = {"quality": 1.0, "parameters": 1.0}
+        trials.append(Trial(len(trials), proposal, TrialStatus.COMPLETED, done))
+    assert searcher.suggest(asked(6), trials, [], 1, np.random.default_rng(0)) == []
+
+
 def test_baselines_and_finals_do_not_count() -> None:
     searcher = HalvingSearch(keep=0.5)
     baseline = Proposal(CONFIGURATIONS[30], BUDGET, 0, purpose="baseline", note={"name": "x"})
