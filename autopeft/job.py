@@ -42,7 +42,7 @@ class Job:
         splits: Splits to score after the last step; the first one's metric is the quality.
         keep: Whether the trained adapter comes back as files.
         checkpoint: What an earlier attempt gave to `Report.checkpoint` last, name to content; empty to begin anew.
-        start: Where it begins without a checkpoint of its own; None: with fresh weights.
+        start: Where it begins without a checkpoint of its own that can be used; None: with fresh weights.
         checkpoint_seconds: Wall seconds between two checkpoints; infinite for none but the one asked for by a stop.
         trust_remote_code: Whether code that comes with the backbone may run; asked for per run, never stored.
     """

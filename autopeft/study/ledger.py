@@ -95,7 +95,6 @@ class Ledger:
 
     def _job(self, trial: Trial, terms: Terms) -> Job:
         proposal = trial.proposal
-        checkpoint = self._store.checkpoints.read(trial)
         return Job(
             trial.number,
             proposal.configuration,
@@ -103,8 +102,8 @@ class Ledger:
             proposal.seed,
             self._definition.setting,
             splits=tuple(proposal.note.get("splits", ("validation",))),
-            checkpoint=checkpoint,
-            start=None if checkpoint else self._start(proposal),
+            checkpoint=self._store.checkpoints.read(trial),
+            start=self._start(proposal),
             checkpoint_seconds=terms.checkpoint_seconds,
             trust_remote_code=terms.trust_remote_code,
         )

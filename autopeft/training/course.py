@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, final
+from typing import Any, Final, final
 
 from autopeft.backbones import Injection
 from autopeft.errors import StudyError
@@ -20,6 +20,8 @@ from autopeft.training.schedule import Schedule
 from autopeft.training.state import State, require_fit, trained_parameters
 from autopeft.trial import Cost
 from autopeft.untrusted import visible
+
+_PARENTS: Final = "state of the trial it continues"
 
 
 @final
@@ -48,31 +50,37 @@ class Course:
         return identity_of(self._job)
 
     def begin(self, injection: Injection, head: HeadLayer, schedule: Schedule) -> State | None:
-        """Returns where to go on from, or None where there is no checkpoint that can be used."""
+        """Returns where to go on from: its own checkpoint, or else where it starts; None where neither can be used."""
         job, last = self._job, schedule.until(self._job.budget.share)
-        start = None if job.checkpoint else job.start
-        files, identity = job.checkpoint, self._identity
-        if start is not None:
-            files, identity = start.files, identity_of(replace(job, budget=start.budget))
-        if not files:
-            return None
-        try:
-            state, spent, inherited = unpack(files, identity)
-            require_fit(state, trained_parameters(injection, head), schedule)
-            if state.step > last:
-                raise StudyError(f"made after step {state.step}, this job ends after step {last}", where="position")
-        except StudyError as error:
-            self.report.progress(visible(f"begins anew, the checkpoint cannot be used: {error}".splitlines()[0]))
-            return None
-        if start is None:
-            self.inherited = inherited
-            self._meter.add(spent)
-        else:
-            self.inherited = together(inherited, spent)
-        self.report.progress(f"goes on after step {state.step}/{schedule.total}")
-        if state.step == last and not job.budget.full:
-            self._hand_over(state)
-        return state
+        sources: list[tuple[str, Mapping[str, bytes], dict[str, Any]]] = []
+        if job.checkpoint:
+            sources.append(("checkpoint", job.checkpoint, self._identity))
+        if job.start is not None and job.start.files:
+            identity = identity_of(replace(job, budget=job.start.budget))
+            sources.append((_PARENTS if job.checkpoint else "checkpoint", job.start.files, identity))
+        refused: list[str] = []
+        for name, files, identity in sources:
+            try:
+                state, spent, inherited = unpack(files, identity)
+                require_fit(state, trained_parameters(injection, head), schedule)
+                if state.step > last:
+                    what = f"made after step {state.step}, this job ends after step {last}"
+                    raise StudyError(what, where="position")
+            except StudyError as error:
+                refused.append(visible(f"the {name} cannot be used: {error}".splitlines()[0]))
+                continue
+            if files is job.checkpoint:
+                self.inherited = inherited
+                self._meter.add(spent)
+            else:
+                self.inherited = together(inherited, spent)
+            self.report.progress("; ".join([f"goes on after step {state.step}/{schedule.total}", *refused]))
+            if state.step == last and not job.budget.full:
+                self._hand_over(state)
+            return state
+        if refused:
+            self.report.progress(", ".join(["begins anew", *refused]))
+        return None
 
     def follow(self, event: StepDone, schedule: Schedule) -> None:
         """Tells of a step, about once a second, and keeps the state where that is due or the job has to stop."""

@@ -166,6 +166,28 @@ def test_a_start_that_is_not_its_parents_is_refused_and_changes_nothing(setting:
     assert listener.messages[0].startswith("begins anew, the checkpoint cannot be used: ")
 
 
+@pytest.mark.parametrize("parents", ["whole", "damaged"])
+def test_a_promotion_whose_own_checkpoint_is_of_no_use_begins_where_its_parent_ended(
+    setting: Setting, parents: str
+) -> None:
+    job = make(setting)
+    rung = part(job, 0.5)
+    files = left(rung)[1]
+    own = {**(kept := stopped(going_on(job, rung, files), 3)), TENSORS: kept[TENSORS][:-1]}
+    if parents == "damaged":
+        files = {**files, TENSORS: b""}
+    elsewhere()
+    listener = Listener()
+    again = worker.evaluate(replace(job, checkpoint=own, start=Start(rung.budget, files)), listener)
+    assert same(again, worker.evaluate(job))
+    first = listener.messages[0]
+    if parents == "whole":
+        assert first.startswith(f"goes on after step 8/{TOTAL}; the checkpoint cannot be used: ")
+    else:
+        assert first.startswith("begins anew, the checkpoint cannot be used: ")
+        assert ", the state of the trial it continues cannot be used: " in first
+
+
 def test_a_state_from_after_the_end_of_a_rung_is_refused(setting: Setting) -> None:
     rung = part(make(setting), 0.3)
     state, spent, _ = unpack(left(part(rung, 0.5))[1], identity_of(part(rung, 0.5)))
