@@ -100,6 +100,7 @@ def _open(
     """Opens the study for writing, or makes it; returns it with how to run it and the total of trials.
 
     A study keeps the threads it was made with, so they are measured before it is; then what was measured is returned.
+    Where nobody asks for threads they are those of the study that is there.
     """
     from autopeft.cli.define import define
     from autopeft.errors import InputError
@@ -121,7 +122,7 @@ def _open(
     if not settings.task.train and exists:
         raise _fixed(given, settings.study)
     definition = define(settings).definition
-    free, calibration = settings.search.workers == "auto" and not given.gives("training", "threads"), None
+    free, calibration = not given.gives("training", "threads"), None
     if exists:
         with Study.open(settings.study, readonly=True) as there:
             definition = definition if asked else definition.extended(there.definition.trials)

@@ -45,7 +45,11 @@ def test_workers_are_measured_by_each_run_and_threads_only_when_a_study_is_made(
         cli("status", folder).output.split()
     )
     assert json.loads(cli("status", folder, "--json").stdout)["calibration"]["threads"] == 2
-    other = cli(*once, "--trials", 3, "--threads", 1)
+    number = cli(*once, "--trials", 4, "--workers", 1)  # how many workers may differ from run to run
+    assert number.exit_code == 0, number.output
+    with Study.open(folder, readonly=True) as study:
+        assert (study.definition.setting.recipe.threads, len(study.trials)) == (2, 4)
+    other = cli(*once, "--trials", 4, "--threads", 1)
     assert other.exit_code != 0
     assert "threads: 2 here, 1 asked for" in " ".join(other.output.split())
 
