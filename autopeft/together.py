@@ -148,7 +148,9 @@ class _Batch:
                     self._curves[k].append(loss)
 
     def score(self, stacked: Stack) -> None:
-        """Scores those that were trained to their end."""
+        """Scores those that were trained to their end; there need be none."""
+        if not stacked.members:
+            return
         job, spent = self._jobs[0], {k: self._meters[k].read() for k in stacked.members}
         outputs: dict[str, dict[int, NDArray[np.float32]]] = {}
         for name in job.splits if job.budget.full else ():

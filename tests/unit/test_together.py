@@ -132,6 +132,24 @@ def test_one_that_fails_and_one_that_is_stopped_leave_the_third_alone(setting: S
         assert outcome.detail["curve"] == pytest.approx(expected.detail["curve"], rel=1e-5)
 
 
+def test_where_all_are_stopped_each_goes_on_from_there(setting: Setting) -> None:
+    jobs, reports = three(setting), [Kept(stop=4), Kept(stop=4), Kept(stop=4)]
+    found = evaluate_together(jobs, reports)
+    assert [type(one) for one in found] == [JobStopped] * 3
+    again = [replace(one, checkpoint=report.checkpoints[-1]) for one, report in zip(jobs, reports, strict=True)]
+    for one, outcome in zip(jobs, evaluate_together(again, [SILENT] * 3), strict=True):
+        same(outcome, worker.evaluate(one), jobs)
+
+
+def test_where_all_diverge_each_has_its_error(setting: Setting) -> None:
+    jobs = [replace(one, configuration=replace(one.configuration, training=Training(1e30))) for one in three(setting)]
+    for one, found in zip(jobs, evaluate_together(jobs, [SILENT] * 3), strict=True):
+        with pytest.raises(TrainingError) as alone:
+            worker.evaluate(one)
+        assert isinstance(found, TrainingError)
+        assert (found.kind, str(found)) == (alone.value.kind, str(alone.value))
+
+
 def test_a_part_of_the_budget_is_handed_over_and_gone_on_from_together(setting: Setting) -> None:
     part = Budget(0, 3, share=0.25)
     reports = [Kept(), Kept(), Kept()]
