@@ -49,9 +49,8 @@ def stages(
     for seed in sorted({w.seed for w in workloads}):
         group = [w for w in workloads if w.seed == seed]
         yield [
-            Piece("search", w.name, lean_loop(p), partial(run_search, w, trials, p), seed=w.seed, own=True)
+            Piece("search", w.name, loop, partial(run_search, w, trials, precision), seed=w.seed, own=True)
             for w in group
-            for p in (precisions if w.seed == lowest_seed[w.data] else precisions[-1:])
         ]
         yield [
             Piece("search", f"{w.name} {c.id}", trainer, partial(run_trainer, w, trainer, c, w.seed), seed=w.seed)
@@ -65,6 +64,12 @@ def stages(
                   own=True)
             for w in group
         ]  # fmt: skip
+    yield [
+        Piece("search", w.name, lean_loop(p), partial(run_search, w, trials, p), seed=w.seed, own=True)
+        for w in workloads
+        for p in precisions[:-1]
+        if w.seed == lowest_seed[w.data]
+    ]
     if complete:
         w = workloads[0]
         yield [
