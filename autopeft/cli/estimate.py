@@ -18,7 +18,7 @@ from autopeft.operations import filling, gained, matrix_speed, seconds_of
 from autopeft.report.numbers import size
 from autopeft.setting import Setting
 from autopeft.spaces.base import as_point
-from autopeft.study.choices import saving
+from autopeft.study.choices import saving, trials_seconds
 from autopeft.study.definition import StudyDefinition
 from autopeft.tasks import Task
 
@@ -151,12 +151,8 @@ def _searching(
     setting, budget = definition.setting, definition.budget
     setting = replace(setting, recipe=replace(setting.recipe, cache=cache))
     baselines = [configuration for _, configuration in definition.baselines]
-    # A trial of a higher rung goes on from the lower one.
-    total = before = 0.0
-    for share, count in definition.searcher.plan(definition.trials):
-        until = replace(budget, share=share)
-        each = float(np.mean([seconds_of(setting, until, texts, c, speed) for c in some]))
-        total, before = total + count * (each - before), each
+    counted = replace(definition, texts=texts)
+    total = trials_seconds(counted, setting, some, speed) if definition.trials else 0.0
     further = sum(seconds_of(setting, budget, texts, c, speed) for c in baselines)
     return total + further + filling(setting, texts, [*some, *baselines], speed)
 

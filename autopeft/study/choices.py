@@ -6,14 +6,16 @@ machine. Torch-free.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 from autopeft.bounds import sample
-from autopeft.configuration import lowest_layer
+from autopeft.configuration import Configuration, lowest_layer
 from autopeft.estimate import cached_bytes
 from autopeft.operations import caches, filling, seconds_of
 from autopeft.processor import has_bfloat16
+from autopeft.setting import Setting
 from autopeft.spaces.base import as_point
 from autopeft.study.definition import StudyDefinition
 
@@ -62,7 +64,7 @@ def continued(definition: StudyDefinition, there: StudyDefinition) -> StudyDefin
 def saving(definition: StudyDefinition) -> tuple[float, int]:
     """Returns what the cache would save of the time of the search trials, as a share, and the bytes it would hold.
 
-    Both are those of `COSTED` random configurations and of the baselines; 0 and 0 where none can use it.
+    Both are reckoned with `COSTED` random configurations and the baselines; 0 and 0 where none can use it.
     """
     setting, texts = definition.setting, definition.texts
     without = replace(setting, recipe=replace(setting.recipe, cache=False))
@@ -74,11 +76,27 @@ def saving(definition: StudyDefinition) -> tuple[float, int]:
     heights = {lowest_layer(c, shape) for c in everything if caches(setting.recipe, shape, c)}
     if not searched or not heights:
         return 0.0, 0
-    times = [
-        (seconds_of(without, definition.budget, texts, c, 1.0), seconds_of(setting, definition.budget, texts, c, 1.0))
-        for c in searched
-    ]
-    trials = max(1, definition.trials)
-    before, after = (trials * sum(pair[k] for pair in times) / len(times) for k in (0, 1))
+    before, after = (trials_seconds(definition, made, searched, 1.0) for made in (without, setting))
     saved = 1.0 - (after + filling(setting, texts, everything, 1.0)) / before
     return saved, len(heights) * cached_bytes(setting, texts)
+
+
+def trials_seconds(
+    definition: StudyDefinition, setting: Setting, configurations: Sequence[Configuration], speed: float
+) -> float:
+    """Returns the time of all search trials by one worker, without baselines and without filling the cache.
+
+    Args:
+        definition: The study; its searcher says how many trials are left after which part of the budget.
+        setting: How they are trained: the study's, or that with another recipe.
+        configurations: Those whose mean time a trial is reckoned with; at least one.
+        speed: Operations per second of a matrix product.
+    """
+    total = before = 0.0
+    for share, count in definition.searcher.plan(max(1, definition.trials)):
+        until = replace(definition.budget, share=share)
+        times = [seconds_of(setting, until, definition.texts, c, speed) for c in configurations]
+        each = sum(times) / len(times)
+        # A trial of a higher rung goes on from the lower one.
+        total, before = total + count * (each - before), each
+    return total

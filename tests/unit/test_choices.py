@@ -19,7 +19,8 @@ from autopeft.modules import Lora
 from autopeft.operations import caches, filling, linear_weights, seconds_of
 from autopeft.presets import preset
 from autopeft.processor import has_bfloat16
-from autopeft.setting import Recipe, describe_recipe
+from autopeft.search.halving import HalvingSearch
+from autopeft.setting import Recipe, Setting, describe_recipe
 from autopeft.shapes import Slot
 from autopeft.study import choices
 from autopeft.study.definition import StudyDefinition
@@ -132,6 +133,28 @@ def test_one_trial_does_not_pay_for_filling_the_cache() -> None:
     few = study_of(layers=(3,), trials=1, budget=Budget(0, 1))
     assert choices.saving(few)[0] < choices.WORTH
     assert choices.saving(replace(few, trials=60))[0] > choices.WORTH
+
+
+def test_trials_that_are_left_early_save_less() -> None:
+    """Eight begun, two of them brought from a quarter to the end: 8 quarters and 2 rests, and the cache filled once."""
+    full = study_of(layers=(3,), trials=8)
+    halving = replace(full, searcher=HalvingSearch(keep=0.25))
+    with_it, without = (study_of(Recipe(cache=cache), layers=(3,)).setting for cache in (True, False))
+    configurations = [full.space.configuration(point) for point in full.space.enumerate()]
+
+    def taken(setting: Setting, share: float) -> float:
+        budget = replace(full.budget, share=share)
+        return sum(seconds_of(setting, budget, TEXTS, c, 1.0) for c in configurations) / len(configurations)
+
+    filled = filling(with_it, TEXTS, configurations, 1.0)
+    before, after = (8 * taken(s, 0.25) + 2 * (taken(s, 1.0) - taken(s, 0.25)) for s in (without, with_it))
+    assert choices.saving(halving)[0] == pytest.approx(1 - (after + filled) / before, rel=1e-9)
+    assert choices.saving(full)[0] == pytest.approx(
+        1 - (8 * taken(with_it, 1.0) + filled) / (8 * taken(without, 1.0)), rel=1e-9
+    )
+    assert choices.decided(full).setting.recipe.cache
+    few = replace(halving, trials=1)
+    assert not choices.decided(few).setting.recipe.cache
 
 
 @pytest.mark.parametrize("asked", [True, False])
