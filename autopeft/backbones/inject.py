@@ -25,6 +25,7 @@ from autopeft.backbones.sidecar import (
 from autopeft.configuration import Configuration, Placement
 from autopeft.errors import InputError
 from autopeft.families import Family, family_of, shape_of
+from autopeft.heads.layer import HeadLayer
 from autopeft.modules.build import build
 from autopeft.modules.layers import ModuleLayer, PrivateCopies
 from autopeft.shapes import EMBEDDINGS, WHOLE, BackboneShape, Slot
@@ -82,6 +83,11 @@ class Injection:
         for module in self.hosts:
             release(module, self.name)
         drop_unused_prefixes(self.model)
+
+
+def trained_parameters(injection: Injection, head: HeadLayer) -> dict[str, nn.Parameter]:
+    """Returns what a run trains, by name: every parameter of the modules once, and the head's."""
+    return {**dict(injection.named_parameters()), **{f"head.{k}": p for k, p in head.named_parameters()}}
 
 
 def backbone_in(model: PreTrainedModel) -> PreTrainedModel:

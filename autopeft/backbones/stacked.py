@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from autopeft.backbones import layouts
-from autopeft.backbones.inject import Injection, attach, backbone_in
+from autopeft.backbones.inject import Injection, attach, backbone_in, trained_parameters
 from autopeft.backbones.sidecar import Sidecar, sidecar_of
 from autopeft.backbones.stacked_modules import TOGETHER, HeadsTogether, Plan, Together
 from autopeft.backbones.stacked_weights import Weights
@@ -74,7 +74,10 @@ class Stack:
     def __init__(self, model: PreTrainedModel, injections: Sequence[Injection], heads: Sequence[HeadLayer]) -> None:
         self.model, self.injections, self.heads = model, tuple(injections), tuple(heads)
         self.members = list(range(len(injections)))
-        plan = Plan([_trained(i, h) for i, h in zip(injections, heads, strict=True)], [_layers(i) for i in injections])
+        plan = Plan(
+            [trained_parameters(i, h) for i, h in zip(injections, heads, strict=True)],
+            [_layers(i) for i in injections],
+        )
         self._together = _gather(injections, plan)
         modules = len(plan.places)
         self._head = HeadsTogether(heads, plan)
@@ -174,10 +177,6 @@ def _require_stackable(configuration: Configuration) -> None:
         if not placement.module.stackable:
             what = f"{placement.module.kind} cannot be trained beside other configurations"
             raise InputError(what, where=str(placement.slot), cure="train it alone")
-
-
-def _trained(injection: Injection, head: HeadLayer) -> dict[str, nn.Parameter]:
-    return {**dict(injection.named_parameters()), **{f"head.{name}": p for name, p in head.named_parameters()}}
 
 
 def _layers(injection: Injection) -> list[ModuleLayer]:

@@ -18,7 +18,7 @@ class Piece:
     """What one configuration has at one place of the matrix.
 
     Attributes:
-        name: Name of its parameter, as `training.state.trained_parameters` names it.
+        name: Name of its parameter, as `backbones.trained_parameters` names it.
         parameter: The parameter.
         rows: The part of its first dimension that lies here; the rest lies elsewhere.
     """
@@ -89,11 +89,6 @@ class Weights:
                 self._region(self.real, k, index).fill_(True)
         self.matrix.requires_grad_()
         self.views: list[torch.Tensor] = []
-
-    @property
-    def rows(self) -> int:
-        """Number of configurations K that are there now."""
-        return self.matrix.shape[0]
 
     def unpack(self) -> None:
         """Makes `views` anew, one tensor of shape (K, *shape) per place: to be called before every forward pass."""

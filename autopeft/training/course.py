@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, Final, final
 
-from autopeft.backbones import Injection
+from autopeft.backbones import Injection, trained_parameters
 from autopeft.errors import StudyError
 from autopeft.heads.layer import HeadLayer
 from autopeft.job import Job, JobStopped, Report
@@ -17,7 +17,7 @@ from autopeft.training.checkpoint import identity_of, pack, unpack
 from autopeft.training.cost import Meter, together
 from autopeft.training.loop import StepDone
 from autopeft.training.schedule import Schedule
-from autopeft.training.state import State, require_fit, trained_parameters
+from autopeft.training.state import State, require_fit
 from autopeft.trial import Cost
 from autopeft.untrusted import visible
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from autopeft.backbones import Injection
+from autopeft.backbones import Injection, trained_parameters
 from autopeft.errors import FailureKind, TrainingError
 from autopeft.heads.layer import HeadLayer
 from autopeft.setting import Recipe
@@ -21,7 +21,7 @@ from autopeft.training.device import reading
 from autopeft.training.random_states import random_states
 from autopeft.training.schedule import Schedule
 from autopeft.training.sources import Source
-from autopeft.training.state import State, restore, tensors_of, trained_parameters
+from autopeft.training.state import State, restore, tensors_of
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,15 @@ def _loss(source: Source, head: HeadLayer, rows: NDArray[np.int64]) -> torch.Ten
 
 
 def _finite(loss: float, step: int, total: int) -> float:
-    if math.isfinite(loss):
-        return loss
+    if not math.isfinite(loss):
+        raise diverged(loss, step, total)
+    return loss
+
+
+def diverged(loss: float, step: int, total: int) -> TrainingError:
+    """Returns the error of a run whose loss is no number at a step, counted from 0."""
     kind: FailureKind = "nan" if math.isnan(loss) else "infinite"
-    raise TrainingError(f"loss is {loss} at step {step + 1} of {total}", kind=kind, cure="lower the learning rate")
+    return TrainingError(f"loss is {loss} at step {step + 1} of {total}", kind=kind, cure="lower the learning rate")
 
 
 def loss_of(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

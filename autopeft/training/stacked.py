@@ -12,16 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from autopeft.backbones import trained_parameters
 from autopeft.backbones.stacked import Stack
-from autopeft.errors import FailureKind, InputError, TrainingError
+from autopeft.errors import InputError, TrainingError
 from autopeft.setting import Recipe
 from autopeft.training.batches import bucketed, by_length
 from autopeft.training.device import reading
-from autopeft.training.loop import set_dropout
+from autopeft.training.loop import diverged, set_dropout
 from autopeft.training.random_states import random_states
 from autopeft.training.schedule import Schedule
 from autopeft.training.sources import Source
-from autopeft.training.state import State, require_fit, trained_parameters
+from autopeft.training.state import State, require_fit
 
 BETAS: Final = (0.9, 0.999)
 EPSILON: Final = 1e-8
@@ -265,12 +266,6 @@ class _Run:
             return State(self._schedule, epoch, done, tuple(curve), self._summed[k], order, tensors, now, tuple(losses))
 
         return state
-
-
-def diverged(loss: float, step: int, total: int) -> TrainingError:
-    """Returns the error of a run whose loss is no number at a step, counted from 0."""
-    kind: FailureKind = "nan" if math.isnan(loss) else "infinite"
-    return TrainingError(f"loss is {loss} at step {step + 1} of {total}", kind=kind, cure="lower the learning rate")
 
 
 def losses_of(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -11,9 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from autopeft.backbones import Injection
 from autopeft.errors import StudyError
-from autopeft.heads.layer import HeadLayer
 from autopeft.training.random_states import RandomStates, require_order, require_random_states, set_random_states
 from autopeft.training.schedule import Schedule
 
@@ -65,11 +63,6 @@ class State:
     def step(self) -> int:
         """Optimiser steps done."""
         return (self.epoch - 1) * self.schedule.per_epoch + self.done
-
-
-def trained_parameters(injection: Injection, head: HeadLayer) -> dict[str, nn.Parameter]:
-    """Returns what a run trains, by name: every parameter of the modules once, and the head's."""
-    return {**dict(injection.named_parameters()), **{f"head.{k}": p for k, p in head.named_parameters()}}
 
 
 def tensors_of(trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

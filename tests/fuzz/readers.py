@@ -37,7 +37,7 @@ import autopeft.peft
 from autopeft import tasks
 from autopeft.adapters import Adapter, build_head, load
 from autopeft.archives import Limits, pack, unpack
-from autopeft.backbones import inject, load_backbone, load_tokenizer
+from autopeft.backbones import inject, load_backbone, load_tokenizer, trained_parameters
 from autopeft.cli import app
 from autopeft.cli.define import define
 from autopeft.cli.flags import Given
@@ -56,7 +56,7 @@ from autopeft.study.study import Study
 from autopeft.training import checkpoint
 from autopeft.training.random_states import random_states
 from autopeft.training.schedule import Schedule
-from autopeft.training.state import State, require_fit, tensors_of, trained_parameters
+from autopeft.training.state import State, require_fit, tensors_of
 from autopeft.trial import Cost
 from tests import models
 from tests.contracts.cheap_jobs import SHAPE, formula, some_job

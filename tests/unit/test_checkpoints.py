@@ -22,7 +22,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from autopeft import worker
-from autopeft.backbones import inject, load_backbone
+from autopeft.backbones import inject, load_backbone, trained_parameters
 from autopeft.configuration import Configuration, Placement, Training
 from autopeft.errors import StudyError
 from autopeft.heads import Head
@@ -36,7 +36,7 @@ from autopeft.training import cost, course
 from autopeft.training.checkpoint import STATE, TENSORS, identity_of, pack, unpack
 from autopeft.training.random_states import random_states, require_random_states, seed_all, set_random_states
 from autopeft.training.schedule import Schedule
-from autopeft.training.state import require_fit, trained_parameters
+from autopeft.training.state import require_fit
 from autopeft.trial import Budget, Cost
 from tests.unit.test_adapters import backbone
 from tests.unit.test_training import regression, setting

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from autopeft.adapters import build_head
-from autopeft.backbones import inject
+from autopeft.backbones import inject, trained_parameters
 from autopeft.backbones.stacked import Stack, stack
 from autopeft.configuration import Configuration, Placement, Training
 from autopeft.errors import InputError
@@ -26,7 +26,7 @@ from autopeft.training.loop import EpochDone, StepDone, predict, train
 from autopeft.training.random_states import seed_all
 from autopeft.training.sources import Texts
 from autopeft.training.stacked import Diverged, StackedEpoch, StackedStep, predict_stacked, train_stacked
-from autopeft.training.state import State, trained_parameters
+from autopeft.training.state import State
 from tests import models
 from tests.unit.test_training import some_tokens
 
