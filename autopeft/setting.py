@@ -149,6 +149,13 @@ class Recipe:
         if self.precision not in get_args(Precision):
             cure = nearest(str(self.precision), get_args(Precision))
             raise InputError(f"unknown precision '{self.precision}'", where="training.precision", cure=cure)
+        if not isinstance(self.cache, bool | None):
+            cure = "use True, False, or None to have it decided when the study is made"
+            raise InputError(f"{self.cache!r} is no choice", where="training.cache", cure=cure)
+        for name in ("gradient_checkpointing", "four_bit"):
+            if not isinstance(getattr(self, name), bool):
+                what = f"{getattr(self, name)!r} is no choice"
+                raise InputError(what, where=f"training.{name}", cure="use True or False")
 
     def to_dict(self) -> dict[str, Any]:
         """Returns a JSON-able form.

@@ -112,8 +112,8 @@ class Budget:
             raise InputError(f"{self.examples} examples", where="training.examples", cure="use 0 for all of them")
         if self.epochs < 1:
             raise InputError(f"{self.epochs} epochs train nothing", where="training.epochs", cure="use 1 or more")
-        if not 0.0 < self.share <= 1.0:
-            raise InputError(f"{self.share} is no part of a budget", where="budget.share", cure="use 0.25, or 1")
+        if isinstance(self.share, bool) or not isinstance(self.share, int | float) or not 0.0 < self.share <= 1.0:
+            raise InputError(f"{self.share!r} is no part of a budget", where="budget.share", cure="use 0.25, or 1")
 
     @property
     def full(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
 from typing import ClassVar, TypeVar
 
 import numpy as np
@@ -84,7 +85,7 @@ def register_searcher(kind: str) -> Callable[[type[_S]], type[_S]]:
 
 
 def make_searcher(kind: str, **options: object) -> Searcher:
-    """Returns the registered searcher; raises InputError naming the nearest known one.
+    """Returns the registered searcher; raises InputError naming the nearest known searcher or option.
 
     Example:
         >>> make_searcher("random").kind
@@ -92,7 +93,13 @@ def make_searcher(kind: str, **options: object) -> Searcher:
     """
     if kind not in SEARCHERS:
         raise InputError(f"unknown searcher '{kind}'", where="search.searcher", cure=nearest(kind, SEARCHERS))
+    cls = SEARCHERS[kind]
+    taken: list[str] = [field.name for field in fields(cls)] if is_dataclass(cls) else []
+    for name in options:
+        if taken and name not in taken:
+            what = f"searcher '{kind}' has no option '{name}'"
+            raise InputError(what, where=f"search.options.{name}", cure=nearest(name, taken))
     try:
-        return SEARCHERS[kind](**options)
+        return cls(**options)
     except TypeError as error:
         raise InputError(f"searcher '{kind}' does not take these options: {error}", where="search.options") from None

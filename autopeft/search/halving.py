@@ -49,6 +49,8 @@ class HalvingSearch(Searcher):
 
     def __post_init__(self) -> None:
         where = "search.options"
+        if not isinstance(self.rungs, Sequence):
+            raise InputError(f"{self.rungs!r} is no list", where=f"{where}.rungs", cure="write [0.25, 1], for example")
         object.__setattr__(self, "rungs", tuple(_share(rung, f"{where}.rungs") for rung in self.rungs))
         if list(self.rungs) != sorted(set(self.rungs)) or self.rungs[-1:] != (1.0,):
             raise InputError(

@@ -362,7 +362,7 @@ REFUSALS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("--set", "search.objectives=[quality, seconds]"),
         ("at most one known", "search.searcher", "random"),
     ),
-    "bad option": (("--set", "search.options={wild: 1}"), ("does not take these options", "search.options", "wild")),
+    "bad option": (("--set", "search.options={wild: 1}"), ("has no option 'wild'", "search.options.wild", "known:")),
 }
 
 

@@ -153,7 +153,7 @@ def test_a_promotion_before_the_end_is_one_at_the_end_too(data: st.DataObject) -
         ({"rungs": ("a", 1.0)}, "is no share"),
         ({"keep": 3}, "is no share"),
         ({"keep": True}, "is no share"),
-        ({"eta": 3}, "does not take"),
+        ({"eta": 3}, "has no option"),
     ],
 )
 def test_other_options_are_refused(options: dict[str, object], message: str) -> None:

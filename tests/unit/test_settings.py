@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ from autopeft.cli.settings import (
 )
 from autopeft.errors import InputError
 from autopeft.families.describe import shape_of
+from autopeft.search.base import make_searcher
+from autopeft.setting import Recipe
 from autopeft.spaces import autopeft, lora_only, paper
 from autopeft.tasks.base import TaskSource
+from autopeft.trial import Budget
 
 SHAPE = shape_of({"model_type": "bert"})
 
@@ -223,3 +227,19 @@ def test_examples_hold_what_they_say(path: Path) -> None:
     space = template_of(settings).on(SHAPE)
     assert space.size > settings.search.trials
     assert len(baselines_of(settings, SHAPE)) >= 2
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: Recipe(cache="auto"), r"training\.cache: 'auto' is no choice"),  # type: ignore[arg-type]
+        (lambda: Recipe(gradient_checkpointing="yes"), r"training\.gradient_checkpointing: 'yes' is no choice"),  # type: ignore[arg-type]
+        (lambda: Recipe(four_bit=1), r"training\.four_bit: 1 is no choice"),  # type: ignore[arg-type]
+        (lambda: Budget(0, 2, share="half"), r"budget\.share: 'half' is no part"),  # type: ignore[arg-type]
+        (lambda: make_searcher("halving", kep=0.3), r"options\.kep: .* no option 'kep'; did you mean 'keep'"),
+        (lambda: make_searcher("halving", rungs=0.25), r"options\.rungs: 0\.25 is no list"),
+    ],
+)
+def test_values_of_another_kind_are_refused_where_they_are_made(made: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        made()
