@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -141,6 +142,17 @@ def promotions_left(definition: StudyDefinition, trials: Sequence[Trial]) -> int
     proposed = sum(t.proposal.parent is not None and not t.status.final for t in trials)
     coming = definition.searcher.promotions_left(definition.problem(), trials) if definition.searcher.promotes else 0
     return proposed + coming
+
+
+def promotions_to_end(definition: StudyDefinition, trials: Sequence[Trial], next_number: int) -> int:
+    """Returns `promotions_left`, or 0 where the search is over, which only a searcher that promotes is asked for.
+
+    One that breaks its contract when asked has not said that it is over.
+    """
+    left = promotions_left(definition, trials)
+    with suppress(StudyError):
+        return left and (0 if is_over(definition, trials, next_number) else left)
+    return left
 
 
 def is_over(definition: StudyDefinition, trials: Sequence[Trial], next_number: int) -> bool:

@@ -28,7 +28,7 @@ from autopeft.study.front import StudyFront
 from autopeft.study.ledger import Ledger
 from autopeft.study.limits import Terms
 from autopeft.study.locations import located
-from autopeft.study.planning import counts, is_over, promotions_left, yet_to_propose
+from autopeft.study.planning import counts, promotions_to_end, yet_to_propose
 from autopeft.study.runner import ExecutorChoice, Runner
 from autopeft.study.store import Store
 from autopeft.study.trust import permitted
@@ -263,9 +263,7 @@ class Study:
     @property
     def promotions_left(self) -> int:
         """How many trials that continue others have yet to end, at most; 0 once the search is over."""
-        trials = self.trials
-        over = is_over(self.definition, trials, self._store.next_number())
-        return 0 if over else promotions_left(self.definition, trials)
+        return promotions_to_end(self.definition, self.trials, self._store.next_number())
 
     @property
     def left(self) -> int:

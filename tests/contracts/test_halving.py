@@ -293,3 +293,25 @@ def test_a_searcher_may_only_continue_completed_trials_once(place: Path) -> None
             Wrong.wish = wish
             with pytest.raises(StudyError, match="cannot be continued so"):
                 study.ask(1)
+
+
+def test_what_is_left_to_promote_is_told_whatever_the_searcher_does(place: Path) -> None:
+    class Silent(RandomSearch):
+        kind = "random"
+
+        def suggest(self, problem: Problem, *others: Any, **more: Any) -> list[Proposal]:
+            pytest.fail("one that promotes nothing need not be asked")
+
+    class Wrong(HalvingSearch):
+        kind = "halving"
+
+        def suggest(self, problem: Problem, *others: Any, **more: Any) -> list[Proposal]:
+            return [Proposal(trials[0].configuration, Budget(7, 1), 0, parent=0)]
+
+    with Study.start(place / "plain", definition(trials=TOTAL)) as study:
+        study._ledger.redefine(replace(study.definition, searcher=Silent()))
+        assert study.promotions_left == 0
+    with begun_only(place / "study") as study:
+        trials = study.trials
+        study._ledger.redefine(replace(study.definition, searcher=Wrong(keep=0.5, stratified=False)))
+        assert study.promotions_left == TOTAL // 2
