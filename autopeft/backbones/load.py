@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from autopeft.backbones.shared import share_weights
+from autopeft.backbones.shared import read_through, share_weights
 from autopeft.errors import AutoPeftError, InputError, MissingExtra
 from autopeft.families import fingerprint, locate, read_config, shape_of
 from autopeft.setting import Backbone
@@ -80,6 +80,7 @@ def load_backbone(
         )
     if device.type == "cpu":
         share_weights(model, f"{backbone.sha256}-{str(dtype).removeprefix('torch.')}")
+        read_through(model)
     elif not four_bit:  # what is quantised lies there already and cannot be moved
         model.to(device)
     return model.eval().requires_grad_(False)

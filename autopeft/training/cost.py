@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import resource
 import sys
 import time
@@ -18,7 +19,8 @@ class Meter:
     """Measures what is done from now on.
 
     The peak is that of the resident memory while it runs where the kernel lets a process reset it (Linux), and of the
-    process's whole life elsewhere.
+    process's whole life elsewhere. What others have freed and the allocator still holds is given back first, where it
+    is glibc's, so that the peak does not tell who ran before.
 
     Args:
         share: Part of the times that counts: of work that several jobs have done together each bears its share.
@@ -31,6 +33,7 @@ class Meter:
 
     def __init__(self, share: float = 1.0) -> None:
         self._before, self._share = Cost(), share
+        _give_back()
         self._begin()
 
     def _begin(self) -> None:
@@ -75,6 +78,12 @@ def together(first: Cost, second: Cost) -> Cost:
         first.seconds + second.seconds,
         max(first.peak_bytes, second.peak_bytes),
     )
+
+
+def _give_back() -> None:
+    """Has glibc return free pages of its heaps to the system; other allocators have no such function."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _peak_bytes() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import platform
 import math
 import os
 import random
@@ -281,6 +282,16 @@ def test_a_stopped_meter_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     clock[0] += 3
     assert spent.seconds == 2
     assert meter.read().seconds == 5
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators keep what is freed as they like")
+def test_what_others_have_freed_is_not_in_the_peak() -> None:
+    blocks = [bytearray(1 << 14) for _ in range(1 << 13)]  # 128 MB, in blocks too small for mappings of their own
+    pins = [bytearray(1 << 14)]  # the heap cannot shrink from its end
+    held = cost.Meter().read().peak_bytes
+    del blocks
+    assert held - cost.Meter().read().peak_bytes > 100e6
+    assert pins
 
 
 # -- checkpoints that cannot be used --

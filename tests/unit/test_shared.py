@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from autopeft import worker
-from autopeft.backbones import load_backbone
-from autopeft.backbones.shared import CACHE, SHARE, cache_folder, private_tensors, share_weights
+from autopeft.backbones import load, load_backbone
+from autopeft.backbones.shared import CACHE, SHARE, cache_folder, private_tensors, read_through, share_weights
 from autopeft.configuration import Configuration, Placement, Training
 from autopeft.job import Job, Outcome
 from autopeft.modules import Lora
@@ -61,6 +61,31 @@ def test_a_float32_checkpoint_is_mapped_as_it_is(backbone: Path) -> None:
     assert not [name for name, _ in model.named_parameters() if name in private_tensors(model)]
     assert share_weights(model, "key", folder=backbone / "none", least=1 << 20) == 0
     assert not (backbone / "none").exists()
+
+
+def test_all_weights_count_from_the_beginning_whichever_layers_run(tmp_path: Path) -> None:
+    """Mapped pages are a process's memory once read: what ran before must not tell in what a trial is charged."""
+    path = tmp_path / "many.safetensors"
+    save_file({"weight": torch.zeros(1 << 22)}, path)
+    module = torch.nn.Module()
+    module.weight = torch.nn.Parameter(load_file(path)["weight"])
+    assert resident(path) < 1 << 20
+    read_through(module)
+    assert resident(path) >= 1 << 24
+
+
+def test_a_loaded_backbone_has_been_read_through(backbone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[torch.nn.Module] = []
+    monkeypatch.setattr(load, "read_through", read.append)
+    model = loaded(backbone)
+    assert [id(other) for other in read] == [id(model)]
+
+
+def resident(path: Path) -> int:
+    """Returns the bytes of a mapped file that are in this process's memory."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    places = [i for i, line in enumerate(lines) if line.endswith(str(path))]
+    return sum(1024 * int(next(x for x in lines[i:] if x.startswith("Rss:")).split()[1]) for i in places)
 
 
 def test_converted_weights_are_put_into_one_file_that_others_map(backbone: Path, tmp_path: Path) -> None:
