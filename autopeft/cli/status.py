@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from autopeft.cli.arguments import Json, StudyFolder
 
 if TYPE_CHECKING:
-    from autopeft.study.definition import StudyDefinition
     from autopeft.trial import Trial
 
 
@@ -18,6 +17,7 @@ def run(folder: StudyFolder, as_json: Json = False) -> None:
     Example: autopeft status runs/reviews
     """
     from autopeft.cli.console import facts, parameters, print_json, say
+    from autopeft.report.cost import rung_seconds, seconds_left
     from autopeft.report.numbers import duration, quality
     from autopeft.study.calibration import CALIBRATED, told
     from autopeft.study.lock import has_died
@@ -33,10 +33,12 @@ def run(folder: StudyFolder, as_json: Json = False) -> None:
         finished = definition.trials - left
         calibrated = next((dict(e.detail) for e in reversed(study.events) if e.kind == CALIBRATED), None)
         completed = [t for t in searched if t.status is TrialStatus.COMPLETED]
-        rungs = _rungs(definition, searched)
+        plan = definition.searcher.plan(definition.trials)
+        rungs = _rungs(plan, searched)
         front = study.front.trials
         promotions = study.promotions_left
         pace = sum(t.cost.seconds for t in completed) / len(completed) if completed else None
+        ahead = seconds_left(plan, searched, left, promotions)
         value = {
             "schema": 1,
             "study": str(study.path),
@@ -53,7 +55,8 @@ def run(folder: StudyFolder, as_json: Json = False) -> None:
             "rungs": rungs,
             "promotions_left": promotions,
             "seconds_per_trial": pace,
-            "seconds_left_one_worker": pace * (left + promotions) if pace is not None else None,
+            "seconds_per_rung": {f"{share:g}": mean for share, mean in rung_seconds(plan, searched).items()},
+            "seconds_left_one_worker": ahead,
             "calibration": calibrated,
             "damaged": [str(d) for d in study.damaged],
         }
@@ -75,8 +78,9 @@ def run(folder: StudyFolder, as_json: Json = False) -> None:
             if front
             else "none yet",
             "front": f"{len(front)} trials",
-            "left": f"about {duration(pace * (left + promotions))} for one worker, at the mean time of a trial"
-            if pace is not None and left + promotions
+            "left": f"about {duration(ahead)} for one worker, at the mean time of a trial"
+            + (" of each rung" * bool(rungs))
+            if ahead is not None and left + promotions
             else ("nothing" if not left + promotions else "unknown before the first trial ends"),
             **({"speed": told(calibrated)} if calibrated else {}),
         },
@@ -85,13 +89,12 @@ def run(folder: StudyFolder, as_json: Json = False) -> None:
         say(f"warning: {damage}", stderr=True)
 
 
-def _rungs(definition: StudyDefinition, searched: Sequence[Trial]) -> dict[str, int]:
+def _rungs(plan: Sequence[tuple[float, int]], searched: Sequence[Trial]) -> dict[str, int]:
     """Returns the number of finished trials by share of the budget, such as "0.25"; {} where there is but one."""
-    shares = [share for share, _ in definition.searcher.plan(definition.trials)]
-    if len(shares) < 2:
+    if len(plan) < 2:
         return {}
     ended = [t.proposal.budget.share for t in searched if t.status.final]
-    return {f"{share:g}": ended.count(share) for share in shares}
+    return {f"{share:g}": ended.count(share) for share, _ in plan}
 
 
 def _told(rungs: Mapping[str, int], promotions: int) -> dict[str, str]:

@@ -38,6 +38,54 @@ def cost_totals(trials: Sequence[Trial], events: Iterable[StudyEvent]) -> CostTo
     return CostTotals((*rows, _row("all", ended)), busy, between, overhead)
 
 
+def rung_seconds(plan: Sequence[tuple[float, int]], searched: Iterable[Trial]) -> dict[float, float]:
+    """Returns the mean time of a trial of each rung by its share of the budget, where any trial tells; {} for none.
+
+    A rung none of whose trials has completed is reckoned from the others, by the part of the steps that is its own.
+
+    Args:
+        plan: Rungs of the search (`Searcher.plan`).
+        searched: Search trials.
+    """
+    shares = [share for share, _ in plan]
+    own = {share: share - before for before, share in zip([0.0, *shares], shares, strict=False)}
+    seconds: dict[float, list[float]] = {}
+    for trial in searched:
+        if trial.status is TrialStatus.COMPLETED:
+            seconds.setdefault(trial.proposal.budget.share, []).append(trial.cost.seconds)
+    known = {share: sum(found) / len(found) for share, found in seconds.items() if share in own}
+    if not known:
+        return {}
+    rate = sum(known.values()) / sum(own[share] for share in known)
+    return {share: known.get(share, rate * own[share]) for share in shares}
+
+
+def seconds_left(
+    plan: Sequence[tuple[float, int]], searched: Sequence[Trial], left: int, promotions: int
+) -> float | None:
+    """Returns the time that the rest of a search takes one worker; None where no trial tells how long one takes.
+
+    Args:
+        plan: Rungs of the search (`Searcher.plan`).
+        searched: Search trials.
+        left: Configurations that have yet to end their first trial.
+        promotions: Trials that continue others and have yet to end, at most.
+
+    Example:
+        >>> seconds_left(((1.0, 60),), [], 60, 0)
+    """
+    means = rung_seconds(plan, searched)
+    if not means:
+        return None
+    (first, _), *later = plan
+    total = left * means[first]
+    for share, planned in later:
+        ended = sum(t.proposal.budget.share == share and t.status.final for t in searched)
+        count = min(promotions, max(0, planned - ended))
+        total, promotions = total + count * means[share], promotions - count
+    return total
+
+
 def _row(purpose: str, trials: Sequence[Trial]) -> CostRow:
     return CostRow(
         purpose=purpose,

@@ -17,7 +17,7 @@ from autopeft.errors import TrainingError
 from autopeft.job import SILENT, Job, Outcome, Report
 from autopeft.presets import preset
 from autopeft.report import text
-from autopeft.report.cost import cost_totals
+from autopeft.report.cost import cost_totals, rung_seconds, seconds_left
 from autopeft.report.html import TRIALS_SHOWN, render, write_report
 from autopeft.report.importance import importance
 from autopeft.report.noise import seed_noise
@@ -25,6 +25,7 @@ from autopeft.report.records import BaselineRow, FinalRow, Noise, SplitScores, S
 from autopeft.report.summary import assemble, base_name, report_json, summarise
 from autopeft.report.svg import anytime_svg, curves_svg, front_svg
 from autopeft.report.verdict import judge
+from autopeft.search.halving import HalvingSearch
 from autopeft.spaces import autopeft
 from autopeft.study.database import StudyEvent
 from autopeft.study.definition import StudyDefinition
@@ -217,6 +218,24 @@ def test_busy_time_is_the_union_and_pauses_are_left_out() -> None:
     assert totals.between_seconds == pytest.approx(0.5)
     assert totals.overhead_seconds == pytest.approx(1.0 + 0.5)
     assert cost_totals(trials, []).busy_seconds is None
+
+
+def test_the_time_left_is_that_of_each_rung() -> None:
+    plan = HalvingSearch((0.1, 0.5, 1.0), keep=0.5).plan(8)
+    assert plan == ((0.1, 8), (0.5, 4), (1.0, 2))
+
+    def ended(share: float, seconds: float, status: TrialStatus = TrialStatus.COMPLETED) -> Trial:
+        proposal = Proposal(Configuration(), Budget(0, 1, share), 0)
+        return replace(Trial(0, proposal, cost=Cost(0.0, seconds)), status=status)
+
+    trials = [ended(0.1, 1.0), ended(0.1, 3.0), ended(0.1, 500.0, TrialStatus.FAILED), ended(0.5, 10.0)]
+    # The last rung has half of the steps; those known have half of them too, and took 2 s and 10 s.
+    assert rung_seconds(plan, trials) == pytest.approx({0.1: 2.0, 0.5: 10.0, 1.0: 12.0})
+    assert seconds_left(plan, trials, left=5, promotions=5) == pytest.approx(5 * 2.0 + 3 * 10.0 + 2 * 12.0)
+    assert seconds_left(plan, trials, left=0, promotions=1) == pytest.approx(10.0)
+    assert seconds_left(plan, [], left=8, promotions=6) is None
+    one = [ended(1.0, 4.0), ended(1.0, 6.0)]
+    assert seconds_left(((1.0, 8),), one, left=6, promotions=0) == pytest.approx(30.0)
 
 
 def test_noise_leaves_out_the_run_that_was_chosen() -> None:
