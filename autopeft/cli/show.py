@@ -64,7 +64,9 @@ def _print(study: Study, trial: Trial, command: str, found: str) -> None:
     shape = setting.backbone.shape
     counted = trial.configuration.count(shape)
     scores = trial.detail.get("scores", {})
-    curve = [*trial.detail.get("curve", ()), *([left] if (left := trial.objectives.get(TRAINING_LOSS)) else [])]
+    curve = trial.detail.get("curve", ())
+    loss = trial.objectives.get(TRAINING_LOSS)
+    ranked = f"training loss {loss:.4f}, the mean over the later half of its steps" if loss is not None else ""
     budget = trial.proposal.budget
     folder = study.folder(trial.number)
     rung = "" if budget.full else f", left after {100 * budget.share:g} % of the steps"
@@ -79,7 +81,9 @@ def _print(study: Study, trial: Trial, command: str, found: str) -> None:
         "recipe": describe_recipe(setting.recipe.to_dict()),
         "cost": f"{duration(trial.cost.seconds)}, {trial.cost.cpu_seconds:.1f} s of CPU, peak "
         f"{size(trial.cost.peak_bytes)}",
-        "training loss": " ".join("not finite" if x is None else f"{x:.4f}" for x in curve) or "none",
+        "training loss": " ".join("not finite" if x is None else f"{x:.4f}" for x in curve)
+        or ("none" if budget.full else "no epoch was ended"),
+        **({"ranked by": ranked} if ranked else {}),
         "files": found if folder.is_dir() else "none",
         "made with": ", ".join(f"{name} {version}" for name, version in study.definition.versions.items()),
         "backbone": f"{setting.backbone.reference}, weights SHA-256 {setting.backbone.sha256[:16]}...",

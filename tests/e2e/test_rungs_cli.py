@@ -37,3 +37,12 @@ def test_status_tells_the_time_left_by_the_times_of_the_rungs(cli: Run, tmp_path
     assert value["seconds_left_one_worker"] == 10.0
     told = " ".join(cli("status", tmp_path / "study").output.split())
     assert "about 10 s for one worker, at the mean time of a trial of each rung" in told
+
+
+def test_show_tells_what_a_rung_is_ranked_by_apart_from_the_epochs(cli: Run, tmp_path: Path) -> None:
+    begun(tmp_path / "study")
+    texts = [" ".join(cli("show", tmp_path / "study", n).output.split()) for n in (0, 1, 4)]
+    assert "training loss 0.5000 ranked by training loss 0.2500, the mean over the later half of its steps" in texts[0]
+    assert "training loss no epoch was ended ranked by training loss 0.3125" in texts[1]
+    assert "training loss 0.5000 0.3750 0.3125 files" in texts[2]
+    assert "ranked by" not in texts[2]
