@@ -74,6 +74,7 @@ def run(
                 "dimensions": [dict(row) for row in dimension_table(definition.space)],
                 "trials": definition.trials,
                 "workers": workers,
+                "precision": definition.setting.recipe.precision,
                 "baselines": baselines,
                 **({} if calibration is None else {"calibration": calibration.to_dict()}),
                 **plain(made),
@@ -126,6 +127,7 @@ def _print(found: Defined, made: Plan, workers: int) -> None:
             "the search": f"about {_known(made.total_seconds, roughly)}: {_trials(definition)} and "
             f"{len(counts)} baselines, {workers} at once",
             "CPU time": _cpu_time(found, made),
+            "precision": _precision(found),
             "memory": f"{_known(made.memory.minimum, lambda n: size(int(n)))} to "
             f"{_known(made.memory.maximum, lambda n: size(int(n)))} per worker; on an accelerator "
             f"{_known(made.accelerator.minimum, lambda n: size(int(n)))} to "
@@ -157,6 +159,21 @@ def _cpu_time(found: Defined, made: Plan) -> str:
         return f"{taken}, without a cache of hidden states, as asked"
     why = "dropout changes them" if recipe.dropout else "it would save too little"
     return f"{taken}, without a cache of hidden states: {why}"
+
+
+def _precision(found: Defined) -> str:
+    """Says in which precision the trials are trained, and what "auto" has to do with it."""
+    from autopeft.processor import has_bfloat16
+
+    asked, taken = found.settings.training.precision, found.definition.setting.recipe.precision
+    if asked == "auto" and taken == "bfloat16":
+        return (
+            "bfloat16, which this processor has instructions for; float32 is for studies that go on on other machines"
+        )
+    if asked == "auto":
+        return f"{taken}: this processor has no instructions for bfloat16"
+    faster = taken == "float32" and has_bfloat16()
+    return f"{taken}, as asked" + ("; precision: auto would take bfloat16 on this machine" if faster else "")
 
 
 def _known(value: float | None, written: Callable[[float], str]) -> str:

@@ -529,6 +529,32 @@ def test_plan_counts_what_is_trained(cli: Run, base: tuple[str, ...]) -> None:
     assert bound["parameters"]["minimum"] == prefix
 
 
+@pytest.mark.parametrize(
+    ("able", "asked", "says"),
+    [
+        (
+            True,
+            "auto",
+            "bfloat16, which this processor has instructions for; float32 is for studies that go on on other",
+        ),
+        (False, "auto", "float32: this processor has no instructions for bfloat16"),
+        (True, "float32", "float32, as asked; precision: auto would take bfloat16 on this machine"),
+        (False, "float32", "float32, as asked"),
+        (True, "bfloat16", "bfloat16, as asked"),
+    ],
+)
+def test_plan_says_which_precision_auto_takes(
+    cli: Run, base: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, able: bool, asked: str, says: str
+) -> None:
+    for place in ("autopeft.processor.has_bfloat16", "autopeft.study.choices.has_bfloat16"):
+        monkeypatch.setattr(place, lambda: able)
+    told = cli("plan", *base, "--baselines", "none", "--precision", asked)
+    assert told.exit_code == 0, told.output
+    text = " ".join(told.stdout.split())
+    assert f"precision {says}" in text
+    assert ("would take" in text) == (able and asked == "float32")
+
+
 def test_plan_says_unknown_where_no_sampled_configuration_keeps_the_bound(cli: Run, base: tuple[str, ...]) -> None:
     wide = (*base[:8], "--space", "per_layer", "--baselines", "none", "--max-length", 32)
     smallest = payload(cli, "plan", *wide)["parameters"]["minimum"]
