@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -23,6 +22,7 @@ from transformers import PreTrainedModel
 from autopeft.backbones.partial import depth, last_from, states_at
 from autopeft.configuration import Configuration, lowest_layer
 from autopeft.errors import InputError
+from autopeft.processor import identity
 from autopeft.setting import Setting
 from autopeft.training.batches import Tokens, by_length
 from autopeft.training.sources import Hidden, Source, Texts
@@ -201,7 +201,7 @@ def _key(model: PreTrainedModel, setting: Setting, tokens: Tokens, layer: int) -
         "dtype": str(model.dtype),
         "precision": recipe.precision,
         "four_bit": recipe.four_bit,
-        # Sums of floats depend on the number of threads and on the processor's instructions.
+        # Sums of floats depend on the number of threads, and on the kernels that libraries choose for a processor.
         "threads": recipe.threads,
         "device": _device(model.device),
         "versions": {name: version(name) for name in ("torch", "transformers")},
@@ -211,4 +211,4 @@ def _key(model: PreTrainedModel, setting: Setting, tokens: Tokens, layer: int) -
 def _device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return f"{identity()} {torch.backends.cpu.get_cpu_capability()}"

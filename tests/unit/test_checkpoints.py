@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import platform
 import math
 import os
+import platform
 import random
 import signal
 import struct

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from autopeft import worker
+from autopeft import processor, worker
 from autopeft.backbones import inject
 from autopeft.configuration import Configuration, Placement, Training
 from autopeft.errors import InputError
@@ -303,7 +303,7 @@ def test_dropout_turns_it_off(setting: Setting, folder: Path) -> None:
     assert not folder.exists()
 
 
-def test_whatever_the_values_depend_on_is_in_the_key(setting: Setting) -> None:
+def test_whatever_the_values_depend_on_is_in_the_key(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, asked = worker.load_setting(setting), setting
     tokens, other = loaded.split("train"), loaded.split("validation")
 
@@ -323,12 +323,33 @@ def test_whatever_the_values_depend_on_is_in_the_key(setting: Setting) -> None:
     assert len(set(keys)) == len(keys)
     assert key(tokens=replace(tokens, targets=tokens.targets.flip(0))) == keys[0]  # the targets are not read
     assert str(setting.source.train) not in keys[0]
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(states, "identity", lambda: "another processor")
+        assert key() != keys[0]
     eps = loaded.model.config.layer_norm_eps
     try:
         loaded.model.config.layer_norm_eps = 1e-3
         assert key() != keys[0]
     finally:
         loaded.model.config.layer_norm_eps = eps
+
+
+CPU = "processor: {n}\nvendor_id: AuthenticAMD\ncpu family: 25\nmodel: 17\nmodel name: A\ncpu MHz: {mhz}\nflags: fpu avx512f\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("AuthenticAMD", "GenuineIntel"), ("model: 17", "model: 18"), ("avx512f", "avx512f avx512_bf16"), ("A\n", "B\n")],
+)
+def test_a_processor_is_known_by_what_its_kernels_are_chosen_by(tmp_path: Path, before: str, after: str) -> None:
+    def identity(text: str) -> str:
+        (tmp_path / "cpuinfo").write_text(text)
+        return processor.identity(tmp_path / "cpuinfo")
+
+    one = CPU.format(n=0, mhz=2000)
+    assert identity(one) == identity(one + CPU.format(n=1, mhz=3100.5))
+    assert identity(one) != identity(one.replace(before, after))
+    assert processor.identity(tmp_path / "none") == processor.identity(tmp_path / "none") != identity(one)
 
 
 # -- where they are kept --
