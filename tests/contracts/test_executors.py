@@ -59,7 +59,7 @@ EXECUTORS: dict[str, Callable[[str], Executor]] = {
     "stacked": lambda job: StackedExecutor(f"{HERE}:{job}", one_by_one(f"{HERE}:{job}"), 4, lambda one, other: True),
     "simulated": lambda job: SimulatedExecutor(f"{HERE}:{job}", lambda job: 0.05, workers=2),
 }
-IN_THIS_PROCESS = ("inline", "simulated", "stacked")
+WITHIN_POLL = ("inline", "simulated")
 Make = Callable[..., Executor]
 
 
@@ -68,7 +68,7 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
     yield from _closing(EXECUTORS[request.param])
 
 
-@pytest.fixture(params=[name for name in EXECUTORS if name not in IN_THIS_PROCESS])
+@pytest.fixture(params=[name for name in EXECUTORS if name not in WITHIN_POLL])
 def make_elsewhere(request: pytest.FixtureRequest) -> Iterator[Make]:
     """Only those whose jobs run while the driver does something else."""
     yield from _closing(EXECUTORS[request.param])
@@ -188,10 +188,13 @@ def test_progress_and_checkpoints_arrive_in_order_before_the_ending(make: Make) 
     executor = make("reports")
     executor.submit(some_job(7))
     events = of(collect(executor, 1), 7)
-    assert [type(e) for e in events] == [Started, *(3 * [Progress, Checkpoint]), Finished]
+    assert [type(e) for e in events if not isinstance(e, Checkpoint)] == [Started, *(3 * [Progress]), Finished]
     assert [e.message for e in events if isinstance(e, Progress)] == ["step 0", "step 1", "step 2"]
-    files = [dict(e.files) for e in events if isinstance(e, Checkpoint)]
-    assert files == [{"step": str(k).encode(), "weights/all": bytes(1000**k)} for k in range(3)]
+    expected = [{"step": str(k).encode(), "weights/all": bytes(1000**k)} for k in range(3)]
+    found = [expected.index(dict(e.files)) for e in events if isinstance(e, Checkpoint)]
+    assert found == sorted(set(found))  # one that another replaced before it was fetched need not come
+    assert found[-1] == 2
+    assert isinstance(events[-2], Checkpoint)
 
 
 def test_a_stopped_job_hands_over_a_checkpoint_and_goes_on_from_there(make_elsewhere: Make) -> None:

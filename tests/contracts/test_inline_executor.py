@@ -8,10 +8,10 @@ import signal
 import pytest
 
 from autopeft.job import Job, JobStopped, Outcome, Report
-from autopeft.study.executors.base import Checkpoint, Lost, Progress, Started
+from autopeft.study.executors.base import Checkpoint, Finished, Lost, Progress, Started
 from autopeft.study.executors.inline import InlineExecutor
 from autopeft.study.signals import StopNow, StopRequests
-from tests.contracts.cheap_jobs import formula, some_job
+from tests.contracts.cheap_jobs import formula, reports, some_job
 
 
 def terminated(job: Job, report: Report) -> Outcome:
@@ -47,6 +47,25 @@ def test_a_job_that_is_killed_after_that_reports_nothing() -> None:
         executor.poll(0.0)
     executor.kill(2)
     assert executor.poll(0.0) == []
+
+
+def test_a_job_that_is_stopped_between_its_start_and_its_run_starts_again() -> None:
+    executor = InlineExecutor(formula)
+    executor.submit(some_job(0))
+    assert executor.poll(0.0) == [Started(0)]
+    executor.stop(0)
+    assert [type(e) for e in executor.poll(0.0)] == [Lost]
+    executor.submit(some_job(0))
+    assert executor.poll(0.0) == [Started(0)]
+    assert [type(e) for e in executor.poll(0.0)] == [Finished]
+
+
+def test_of_the_checkpoints_only_the_last_is_held() -> None:
+    executor = InlineExecutor(reports)
+    executor.submit(some_job(0))
+    assert executor.poll(0.0) == [Started(0)]
+    files = [e.files["step"] for e in executor.poll(0.0) if isinstance(e, Checkpoint)]
+    assert files == [b"2"]
 
 
 def test_a_running_job_can_be_asked_to_stop_from_within() -> None:

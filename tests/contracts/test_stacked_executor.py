@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,12 +15,12 @@ from autopeft.job import Job, JobStopped, Outcome, Report
 from autopeft.modules import FullFineTuning, Lora, PeftModule, Prefix
 from autopeft.setting import Recipe
 from autopeft.shapes import Slot
-from autopeft.study.executors.base import Failed, Finished, Lost, Started
+from autopeft.study.executors.base import Checkpoint, Failed, Finished, Lost, Started
 from autopeft.study.executors.choice import ALONE, make_executor
 from autopeft.study.executors.stacked import StackedExecutor, alike, stackable
-from autopeft.trial import Budget
+from autopeft.trial import Budget, Cost
 from tests.contracts.cheap_jobs import formula, some_job
-from tests.contracts.polling import collect
+from tests.contracts.polling import PATIENCE, collect
 
 
 def of(*modules: tuple[str, PeftModule, str]) -> Configuration:
@@ -110,6 +112,99 @@ def test_a_batch_that_fails_as_a_whole_is_run_in_halves() -> None:
     assert sum(isinstance(e, Finished) for e in events) == 5
 
 
+def test_what_jobs_report_comes_while_the_batch_runs() -> None:
+    seen = threading.Event()
+
+    def together(jobs: Sequence[Job], reports: Sequence[Report]) -> list[Outcome | Exception]:
+        for job, report in zip(jobs, reports, strict=True):
+            report.progress("step 1")
+            report.checkpoint({"job": str(job.number).encode()})
+        return [formula(job) if seen.wait(PATIENCE / 2) else RuntimeError("it came too late") for job in jobs]
+
+    executor = StackedExecutor(formula, together, 2)
+    for number in range(2):
+        executor.submit(a_job(number))
+    events = executor.poll(0.0)
+    while sum(isinstance(e, Checkpoint) for e in events) < 2 and not any(isinstance(e, Failed) for e in events):
+        events += executor.poll(PATIENCE)
+    seen.set()
+    events += collect(executor, 2 - sum(isinstance(e, Failed) for e in events))
+    assert {e.number: e.files for e in events if isinstance(e, Checkpoint)} == {0: {"job": b"0"}, 1: {"job": b"1"}}
+    assert sum(isinstance(e, Finished) for e in events) == 2
+
+
+def test_a_running_batch_hands_over_when_it_is_asked_to_stop() -> None:
+    def together(jobs: Sequence[Job], reports: Sequence[Report]) -> list[Outcome | Exception]:
+        deadline = time.monotonic() + PATIENCE / 2
+        while not all(report.stopping for report in reports) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        for report in reports:
+            report.checkpoint({"step": b"7"})
+        return [JobStopped() for _ in jobs]
+
+    executor = StackedExecutor(formula, together, 2)
+    for number in range(2):
+        executor.submit(a_job(number))
+    assert [type(e) for e in executor.poll(0.0)] == [Started, Started]
+    for number in range(2):
+        executor.stop(number)
+    events = collect(executor, 2)
+    assert [type(e) for e in events] == [Checkpoint, Checkpoint, Lost, Lost]
+    assert all(e.stopped for e in events if isinstance(e, Lost))
+
+
+def test_the_next_batch_waits_for_one_that_was_given_up_and_hears_nothing_of_it() -> None:
+    free, log = threading.Event(), []
+
+    def evaluate(job: Job, report: Report) -> Outcome:
+        log.append(f"begins {job.seed}")
+        if job.seed == 0:
+            free.wait(PATIENCE)
+            assert report.stopping
+            report.checkpoint({"step": b"1"})
+        log.append(f"ends {job.seed}")
+        return formula(job)
+
+    executor = StackedExecutor(evaluate, "", 2)
+    executor.submit(a_job(0, seed=0))
+    executor.poll(0.0)
+    executor.kill(0)
+    executor.submit(a_job(0, seed=1))
+    assert executor.poll(0.05) == []
+    free.set()
+    assert [type(e) for e in collect(executor, 1)] == [Started, Finished]
+    assert log == ["begins 0", "ends 0", "begins 1", "ends 1"]
+
+
+def test_halves_of_a_failed_batch_go_on_from_its_checkpoints_and_pay_for_what_was_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The clock shows 10 CPU seconds and 6 seconds when job 0 hands over, 30 and 26 when the batch fails.
+    readings = iter([Cost(10.0, 6.0, 1), Cost(30.0, 26.0, 9), Cost(30.0, 26.0, 9)])
+    monkeypatch.setattr("autopeft.study.executors.stacked.measure", lambda: lambda: next(readings, Cost()))
+
+    def together(jobs: Sequence[Job], reports: Sequence[Report]) -> list[Outcome | Exception]:
+        reports[0].checkpoint({"step": b"5"})
+        raise RuntimeError("CUDA out of memory")
+
+    def one(job: Job, report: Report) -> Outcome:
+        begun[job.number] = job.checkpoint
+        if job.number:
+            raise ValueError("no weights")
+        return replace(formula(job), cost=Cost(2.0, 1.0, 5))
+
+    begun: dict[int, object] = {}
+    executor = StackedExecutor(one, together, 2)
+    for number in range(2):
+        executor.submit(a_job(number))
+    finished, failed = collect(executor, 2)[-2:]
+    assert begun == {0: {"step": b"5"}, 1: {}}
+    assert isinstance(finished, Finished)
+    assert finished.outcome.cost == Cost(2.0 + 20.0 / 2, 1.0 + 20.0 / 2, 9)
+    assert isinstance(failed, Failed)
+    assert 15.0 <= failed.cost.cpu_seconds < 25.0  # half of 30, and what it took alone
+
+
 def test_each_has_an_ending_of_its_own() -> None:
     def together(jobs: Sequence[Job], reports: Sequence[Report]) -> list[Outcome | Exception]:
         return [formula(jobs[0]), TrainingError("loss is nan", kind="nan", cure="lower it"), JobStopped()]
@@ -134,7 +229,7 @@ def test_an_exception_that_ends_the_run_loses_all_of_the_batch() -> None:
         executor.submit(a_job(number))
     executor.poll(0.0)
     with pytest.raises(KeyboardInterrupt):
-        executor.poll(0.0)
+        executor.poll(60.0)
     events = executor.poll(0.0)
     assert [(type(e), e.number) for e in events] == [(Lost, 0), (Lost, 1), (Lost, 2)]
     assert executor.poll(0.0) == []

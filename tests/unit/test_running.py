@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 
 from autopeft.configuration import Configuration
 from autopeft.errors import InputError, TrainingError
-from autopeft.job import SILENT, Job, Outcome, Report
+from autopeft.job import SILENT, Job, JobStopped, Outcome, Report
 from autopeft.study.executors.base import (
     Checkpoint,
     Ending,
@@ -28,6 +28,7 @@ from autopeft.study.executors.base import (
     Started,
 )
 from autopeft.study.executors.inline import InlineExecutor
+from autopeft.study.executors.stacked import StackedExecutor
 from autopeft.study.failing import FAILING, FAILING_LATER
 from autopeft.study.ledger import REMOTE_CODE
 from autopeft.study.limits import STOP_FILE, Allowance, Limits, Terms
@@ -410,7 +411,10 @@ def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(path: Path, 
     assert steps_logged(log) == {0: list(range(STEPS))}
 
 
-def test_a_terminated_run_hands_over_checkpoints_and_the_next_goes_on_from_them(path: Path, log: Path) -> None:
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_terminated_run_hands_over_checkpoints_and_the_next_goes_on_from_them(
+    path: Path, log: Path, stacked: bool
+) -> None:
     def terminate(event: Event, trial: Trial) -> None:
         if isinstance(event, Started):
             began.append(trial.number)
@@ -419,12 +423,47 @@ def test_a_terminated_run_hands_over_checkpoints_and_the_next_goes_on_from_them(
 
     began: list[int] = []
     with Study.start(path, definition(trials=2, evaluate=f"{STEPWISE}:patient")) as study:
-        report = study.run(workers=2, progress=terminate)
+        report = (
+            study.run(executor=StackedExecutor(f"{STEPWISE}:patient", in_turn, 2, both), progress=terminate)
+            if stacked
+            else study.run(workers=2, progress=terminate)
+        )
         assert (report.stopped, report.exit_code, report.completed) == ("terminated", 143, 0)
         assert {t.status for t in study.trials} == {TrialStatus.INTERRUPTED}
         assert {e.detail["reason"] for e in study.events if e.kind == "interrupted"} == {"SIGTERM"}
     with Study.open(path, trust_evaluate=True) as study:
         assert study.run(workers=2).completed == 2  # `patient` would wait for ever without its checkpoint
+
+
+def in_turn(jobs: Sequence[Job], reports: Sequence[Report]) -> list[Outcome | Exception]:
+    """Stands for training together."""
+    found: list[Outcome | Exception] = []
+    for job, report in zip(jobs, reports, strict=True):
+        try:
+            found.append(stepwise_jobs.patient(job, report))
+        except JobStopped as stopped:
+            found.append(stopped)
+    return found
+
+
+def both(one: Job, other: Job) -> bool:
+    return True
+
+
+def test_a_checkpoint_of_a_batch_is_on_the_disk_before_the_batch_ends(path: Path) -> None:
+    def together(jobs: Sequence[Job], reports: Sequence[Report]) -> list[Outcome | Exception]:
+        for report in reports:
+            report.checkpoint({"steps": b"5"})
+        kept = [path / "checkpoints" / f"{job.number:04d}" / "steps" for job in jobs]
+        deadline = time.monotonic() + 30.0
+        while not all(file.exists() for file in kept):
+            if time.monotonic() > deadline:
+                return [TimeoutError("no checkpoint on the disk") for _ in jobs]
+            time.sleep(0.01)
+        return [cheap_jobs.formula(job) for job in jobs]
+
+    with Study.start(path, definition(trials=2)) as study:
+        assert study.run(executor=StackedExecutor("", together, 2, both)).completed == 2
 
 
 def test_a_second_signal_ends_the_grace(path: Path, log: Path) -> None:

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import final
 
 from autopeft.errors import InputError
-from autopeft.job import Job, Report
+from autopeft.job import Job
 from autopeft.study.executors.admission import refusal
-from autopeft.study.executors.base import (
-    Checkpoint,
-    Evaluate,
-    Event,
-    Executor,
-    Failed,
-    Lost,
-    Progress,
-    Resources,
-    Started,
-)
+from autopeft.study.executors.base import Evaluate, Event, Executor, Failed, Lost, Resources, Started
+from autopeft.study.executors.local import Collected, Told
 from autopeft.study.executors.perform import perform
 from autopeft.trial import Cost, Failure
 
@@ -215,32 +206,13 @@ class _Attempt:
     over: bool = False
 
 
-@final
-class _Collected(Report):
-    """Keeps what a job reports; it comes with its ending."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-        self.events: list[Event] = []
-
-    def progress(self, message: str) -> None:
-        self.events.append(Progress(self._number, message))
-
-    def checkpoint(self, files: Mapping[str, bytes]) -> None:
-        self.events.append(Checkpoint(self._number, dict(files)))
-
-    @property
-    def stopping(self) -> bool:
-        return False
-
-
 def _results(outcome: Evaluate | str, job: Job, seconds: float) -> list[Event]:
     """Runs a job for real; what it took of virtual time is its cost where it failed."""
-    report = _Collected(job.number)
-    ended = perform(outcome, job, report)
+    told = Told()
+    ended = perform(outcome, job, Collected(job.number, told))
     if isinstance(ended, Failed | Lost):
         ended = replace(ended, cost=replace(ended.cost, seconds=seconds))
-    return [*report.events, ended]
+    return [*told.take(), ended]
 
 
 def _busy(spans: Iterable[tuple[float, float]], until: float) -> float:

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import final
+from typing import Final
 
 from autopeft.configuration import Configuration
 from autopeft.errors import InputError
 from autopeft.job import Job, Outcome, Report
-from autopeft.study.executors.admission import fits_beside, refusal
-from autopeft.study.executors.base import (
-    Checkpoint,
-    Ending,
-    Evaluate,
-    Event,
-    Executor,
-    Failed,
-    Lost,
-    Progress,
-    Resources,
-    Started,
-    named,
-)
+from autopeft.study.executors.admission import fits_beside
+from autopeft.study.executors.base import Ending, Evaluate, Event, Failed, Finished, Lost, Started, named
+from autopeft.study.executors.local import Collected, LocalExecutor
 from autopeft.study.executors.memory import measure
 from autopeft.study.executors.perform import perform
-from autopeft.trial import Cost, Failure
+from autopeft.trial import Cost
+
+CLOSE_SECONDS: Final = 5.0
+"""How long closing waits for a batch to reach a safe point."""
 
 EvaluateTogether = Callable[[Sequence[Job], Sequence[Report]], Sequence[Outcome | Exception]]
 """What runs several jobs at once: an outcome for each, or the exception that it alone ended with. An exception out of
@@ -61,14 +54,17 @@ def alike(one: Job, other: Job) -> bool:
     return agree and begin and (one.setting is other.setting or one.setting == other.setting)
 
 
-class StackedExecutor(Executor):
-    """Runs jobs within `poll`: those that are `alike` together in one batch, the others one at a time.
+class StackedExecutor(LocalExecutor):
+    """Runs jobs in a thread of this process: those that are `alike` together in one batch, the others one at a time.
 
     It is for a GPU, which a single small trial leaves idle most of the time; on a CPU it gains little. Results are
     those of single jobs up to the rounding of sums, and say in their detail how many were trained together. As with the
     inline executor a crash of a job is a crash of the study, which can be resumed; there are no time limits and no
-    heartbeats, and what a job reports comes with its ending. Where the whole batch fails, such as for want of memory,
-    its halves are run.
+    heartbeats. What a job reports comes while it runs. A job that is stopped or killed ends at its next step, and a
+    killed one is not heard of again; the next batch begins once that is over.
+
+    Where the whole batch fails, such as for want of memory, its halves go on from the last checkpoints of their jobs,
+    and each job pays for its share of what was lost.
 
     Args:
         evaluate: What runs a job: a function, or its name as "package.module:function".
@@ -84,8 +80,6 @@ class StackedExecutor(Executor):
         16
     """
 
-    runs_jobs_itself = True
-
     def __init__(
         self,
         evaluate: Evaluate | str,
@@ -95,48 +89,44 @@ class StackedExecutor(Executor):
     ) -> None:
         if most < 1:
             raise InputError(f"{most} trials together", where="search.together", cure="use 1 or more")
+        super().__init__()
         self._evaluate, self._together, self._most, self._alike = evaluate, together, most, alike
-        self._waiting: dict[int, tuple[Job, Resources]] = {}
-        self._running: dict[int, _Collected] = {}
-        self._inside = False
-        self._events: list[Event] = []
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
 
     @property
     def capacity(self) -> int:
         return self._most
 
-    def submit(self, job: Job, resources: Resources = Resources()) -> None:  # noqa: B008 - a frozen value
-        reason = refusal(replace(resources, devices=0), ())
-        if reason is None:
-            self._waiting[job.number] = job, resources
-        else:
-            self._events.append(Failed(job.number, Failure("refused", reason)))
-
-    def poll(self, timeout: float) -> list[Event]:  # noqa: ARG002 - the jobs decide how long they take
-        if not self._events and self._running:
-            self._run([self._waiting[number][0] for number in self._running])
-        elif not self._events and self._waiting:
-            for job in self._next():
-                self._running[job.number] = _Collected(job.number, self._add)
-                self._events.append(Started(job.number))
-        events, self._events = self._events, []
-        return events
-
-    def stop(self, number: int) -> None:
-        if self._inside and number in self._running:
-            self._running[number].asked = True
-        elif number in self._waiting:
-            self._withdraw(number)
-            self._events.append(Lost(number, "it was asked to stop before it began", stopped=True))
-
-    def kill(self, number: int) -> None:
-        self._withdraw(number)
-        self._events = [event for event in self._events if event.number != number]
+    def poll(self, timeout: float) -> list[Event]:
+        if self._waiting and all(report.ended for report in self._running.values()):
+            self._begin(timeout)
+        self._told.wait(timeout)
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return self._told.take()
 
     def close(self) -> None:
-        self._waiting.clear()
+        super().close()
+        if self._thread is not None:
+            self._thread.join(CLOSE_SECONDS)
+
+    def _begin(self, timeout: float) -> None:
+        """Begins the next batch, unless one that was given up is still on its way to a safe point."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+            if self._thread.is_alive():
+                return
         self._running.clear()
-        self._events.clear()
+        jobs = self._next()
+        reports = [Collected(job.number, self._told) for job in jobs]
+        for job, report in zip(jobs, reports, strict=True):
+            del self._waiting[job.number]
+            self._running[job.number] = report
+            self._told.add(Started(job.number))
+        self._thread = threading.Thread(target=self._run, args=(jobs, reports), name="autopeft-batch", daemon=True)
+        self._thread.start()
 
     def _next(self) -> list[Job]:
         """Returns the job that has waited longest and those that can be trained with it, as many as memory holds."""
@@ -148,41 +138,53 @@ class StackedExecutor(Executor):
                 claims.append((needs.memory, 0))
         return chosen
 
-    def _run(self, jobs: Sequence[Job]) -> None:
-        reports, cost, self._inside = dict(self._running), measure(), True
-        ended: list[Ending] = []
+    def _run(self, jobs: Sequence[Job], reports: Sequence[Collected]) -> None:
+        """Runs a batch, in its thread; the endings of all its jobs come at once."""
+        cost = measure()
         try:
-            ended = self._ended(jobs, [reports[job.number] for job in jobs])
+            ended = self._ended(jobs, reports)
         except BaseException as error:
+            self._error = error
             spent, reason = _share(cost(), len(jobs)), f"it was interrupted by {type(error).__name__}"
             ended = [Lost(job.number, reason, cost=spent) for job in jobs]
-            raise
-        finally:
-            self._inside = False
-            for job in jobs:
-                self._withdraw(job.number)
-            self._events += ended
+        self._told.end(ended, reports)
 
-    def _ended(self, jobs: Sequence[Job], reports: Sequence[_Collected]) -> list[Ending]:
+    def _ended(self, jobs: Sequence[Job], reports: Sequence[Collected]) -> list[Ending]:
         if len(jobs) == 1:
             return [perform(self._evaluate, jobs[0], reports[0])]
         cost = measure()
+        marks = [_Mark(report, cost) for report in reports]
         try:
             together = named(self._together) if isinstance(self._together, str) else self._together
             found = together(jobs, reports)
         except (Exception, SystemExit):
+            lost = [_share(mark.since(), len(jobs)) for mark in marks]
+            if all(report.asked for report in reports):
+                stopped = zip(jobs, lost, strict=True)
+                return [Lost(job.number, "it was asked to stop", True, spent) for job, spent in stopped]
+            again = [replace(job, checkpoint=r.kept or job.checkpoint) for job, r in zip(jobs, reports, strict=True)]
             middle = len(jobs) // 2
-            return [*self._ended(jobs[:middle], reports[:middle]), *self._ended(jobs[middle:], reports[middle:])]
+            ended = [*self._ended(again[:middle], reports[:middle]), *self._ended(again[middle:], reports[middle:])]
+            return [_charged(one, spent) for one, spent in zip(ended, lost, strict=True)]
         spent = _share(cost(), len(jobs))
         pairs = zip(jobs, reports, found, strict=True)
         return [_ending(job, report, result, spent) for job, report, result in pairs]
 
-    def _add(self, event: Event) -> None:
-        self._events.append(event)
 
-    def _withdraw(self, number: int) -> None:
-        self._waiting.pop(number, None)
-        self._running.pop(number, None)
+class _Mark:
+    """What a batch has cost since the last checkpoint of one of its jobs, which knows what was spent before it."""
+
+    def __init__(self, report: Collected, cost: Callable[[], Cost]) -> None:
+        self._cost, self._before = cost, Cost()
+        report.on_checkpoint = self._set
+
+    def _set(self) -> None:
+        self._before = self._cost()
+
+    def since(self) -> Cost:
+        """Returns that cost, of all jobs."""
+        now, before = self._cost(), self._before
+        return Cost(now.cpu_seconds - before.cpu_seconds, now.seconds - before.seconds, now.peak_bytes)
 
 
 def _ending(job: Job, report: Report, result: Outcome | Exception, cost: Cost) -> Ending:
@@ -199,20 +201,11 @@ def _share(cost: Cost, jobs: int) -> Cost:
     return Cost(cost.cpu_seconds / jobs, cost.seconds / jobs, cost.peak_bytes)
 
 
-@final
-class _Collected(Report):
-    """Keeps what a job reports until its ending."""
-
-    def __init__(self, number: int, add: Callable[[Event], None]) -> None:
-        self.number, self.asked = number, False
-        self._add = add
-
-    def progress(self, message: str) -> None:
-        self._add(Progress(self.number, message))
-
-    def checkpoint(self, files: Mapping[str, bytes]) -> None:
-        self._add(Checkpoint(self.number, dict(files)))
-
-    @property
-    def stopping(self) -> bool:
-        return self.asked
+def _charged(ended: Ending, lost: Cost) -> Ending:
+    """Returns an ending that has cost more: what was done for it in vain."""
+    own = ended.outcome.cost if isinstance(ended, Finished) else ended.cost
+    peak = max(own.peak_bytes, lost.peak_bytes)
+    cost = Cost(own.cpu_seconds + lost.cpu_seconds, own.seconds + lost.seconds, peak)
+    if isinstance(ended, Finished):
+        return replace(ended, outcome=replace(ended.outcome, cost=cost))
+    return replace(ended, cost=cost)
