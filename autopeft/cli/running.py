@@ -124,7 +124,7 @@ def devices_of(search: SearchSettings) -> tuple[Device, ...]:
 def require_runnable(search: SearchSettings) -> None:
     """Raises InputError where no search can be run as asked, whatever its study."""
     from autopeft.errors import InputError
-    from autopeft.study.executors.choice import require_choice
+    from autopeft.study.executors.choice import OF_ONE_PROCESS, require_choice
 
     if search.workers == "auto" and search.executor == "ray":
         what = "auto measures this machine, and Ray's workers may run on others"
@@ -142,7 +142,8 @@ def require_runnable(search: SearchSettings) -> None:
     if search.workers == "auto" and search.together > 1:
         what = f"auto measures trials one at a time, and {search.together} are trained together"
         raise InputError(what, where="search.workers", cure="leave it out")
-    require_choice(search.executor, workers, search.address, search.together)
+    asked = [name for name in OF_ONE_PROCESS if getattr(search, name)]
+    require_choice(search.executor, workers, search.address, search.together, asked)
     terms_of(search, trust_remote_code=False)
     devices_of(search)
 

@@ -6,16 +6,19 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from autopeft.cli.running import require_runnable
+from autopeft.cli.settings import SearchSettings
 from autopeft.configuration import Configuration, Placement
 from autopeft.errors import InputError, TrainingError
 from autopeft.job import Job, JobStopped, Outcome, Report
 from autopeft.modules import FullFineTuning, Lora, PeftModule, Prefix
 from autopeft.setting import Recipe
 from autopeft.shapes import Slot
-from autopeft.study.executors.base import Checkpoint, Failed, Finished, Lost, Started
+from autopeft.study.executors.base import Checkpoint, Device, Failed, Finished, Lost, Started
 from autopeft.study.executors.choice import ALONE, make_executor
 from autopeft.study.executors.stacked import StackedExecutor, alike, stackable
 from autopeft.trial import Budget, Cost
@@ -238,6 +241,34 @@ def test_an_exception_that_ends_the_run_loses_all_of_the_batch() -> None:
 def test_no_jobs_at_once_is_refused() -> None:
     with pytest.raises(InputError, match="0 trials together"):
         StackedExecutor(formula, "autopeft.together:evaluate_together", 0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "cure"),
+    [
+        ({"time_limit": 60.0}, "leave it out, or train them apart: --together 1"),
+        ({"memory_limit": 1 << 30}, "leave it out, or train them apart: --together 1"),
+        ({"devices": (Device("0"),)}, "set CUDA_VISIBLE_DEVICES for the command instead, or train them apart"),
+        ({"devices_per_trial": 1}, "set CUDA_VISIBLE_DEVICES for the command instead, or train them apart"),
+    ],
+)
+def test_what_holds_for_one_process_per_trial_is_refused(asked: dict[str, Any], cure: str) -> None:
+    (name,) = asked
+    with pytest.raises(InputError) as refused:
+        make_executor("process", ALONE, workers=1, threads=1, together=16, **asked)
+    assert refused.value.where == f"search.{name}"
+    assert cure in str(refused.value)
+    assert "16" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"time_limit": "30m"}, {"memory_limit": "8GB"}, {"devices": ("0", "1")}, {"devices_per_trial": 1}]
+)
+def test_a_search_that_asks_for_it_is_refused_before_anything_is_made(asked: dict[str, Any]) -> None:
+    devices = {"devices": ("0",)} if "devices_per_trial" in asked else {}
+    with pytest.raises(InputError, match="16 trials are trained together"):
+        require_runnable(SearchSettings(together=16, **asked, **devices))
+    require_runnable(SearchSettings(**asked, **devices))
 
 
 def test_it_is_chosen_by_the_number_of_trials_together() -> None:
