@@ -9,11 +9,10 @@ from pathlib import Path
 BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Flags of a processor with instructions for products of bfloat16: x86 with AVX-512 or AMX, and ARM."""
 _FLAGS = Path("/proc/cpuinfo")
-_TELLING = frozenset(
-    ("vendor_id", "cpu family", "model", "model name", "flags")
-    + ("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "Features")
-)
-"""What a line of that file begins with if it says which processor this is: on x86, on ARM."""
+_X86 = ("vendor_id", "cpu family", "model", "model name", "flags")
+_ARM = ("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "Features")
+_TELLING = frozenset({*_X86, *_ARM})
+"""What a line of that file begins with if it says which processor this is."""
 
 
 def has_bfloat16(path: Path = _FLAGS) -> bool:

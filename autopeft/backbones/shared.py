@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,7 @@ import torch
 from torch import nn
 
 CACHE: Final = "AUTOPEFT_CACHE"
-"""Environment variable: the folder in place of `autopeft` in the user's cache folder; hidden states go there too."""
+"""Environment variable: the folder in place of `autopeft` in the user's cache folder."""
 SHARE: Final = "AUTOPEFT_SHARED_WEIGHTS"
 """Environment variable: "off" keeps private weights private."""
 LEAST: Final = 16 << 20
@@ -31,18 +32,37 @@ _ALIGNED: Final = 64
 _MAPS: Final = Path("/proc/self/maps")
 
 
-def cache_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
-    """Returns where files that can be made again are kept, or None where they are turned off.
+def cache_folder(part: str, environment: Mapping[str, str] = os.environ) -> Path:
+    """Returns where files that can be made again are kept: a folder of its own for each kind of them.
 
     Args:
-        environment: Environment variables: AUTOPEFT_SHARED_WEIGHTS, AUTOPEFT_CACHE, then XDG_CACHE_HOME.
+        part: Kind of the files: "weights" or "states".
+        environment: Environment variables: AUTOPEFT_CACHE, then XDG_CACHE_HOME.
+
+    Example:
+        >>> cache_folder("states", {"AUTOPEFT_CACHE": "/var/tmp/mine"}).as_posix()
+        '/var/tmp/mine/states'
     """
-    if environment.get(SHARE) == "off":
-        return None
     if named := environment.get(CACHE):
-        return Path(named).expanduser()
+        return Path(named).expanduser() / part
     home = environment.get("XDG_CACHE_HOME") or str(Path("~").expanduser() / ".cache")
-    return Path(home) / "autopeft"
+    return Path(home) / "autopeft" / part
+
+
+def make_private(folder: Path) -> bool:
+    """Makes a folder that only this user can enter, whatever the umask; says whether nobody else can write there.
+
+    A folder that is there stays as it is, and so do those above it; missing ones are made private too.
+    """
+    try:
+        for path in reversed((folder, *folder.parents)):
+            if not path.exists():
+                path.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError:
+        return False
+    own = not hasattr(os, "geteuid") or found.st_uid == os.geteuid()
+    return stat.S_ISDIR(found.st_mode) and own and not found.st_mode & 0o022
 
 
 def private_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -100,9 +120,9 @@ def share_weights(model: nn.Module, key: str, *, folder: Path | None = None, lea
         >>> share_weights(model, f"{backbone.sha256}-float32")  # doctest: +SKIP
         0
     """
-    place = folder or cache_folder()
-    if place is None:
+    if folder is None and os.environ.get(SHARE) == "off":
         return 0
+    place = folder / "weights" if folder else cache_folder("weights")
     try:
         private = private_tensors(model)
     except OSError:
@@ -110,7 +130,7 @@ def share_weights(model: nn.Module, key: str, *, folder: Path | None = None, lea
     if sum(tensor.nbytes for tensor in private.values()) < least:
         return 0
     try:
-        mapping = _mapped_copy(place / "weights" / f"{key}.raw", private)
+        mapping = _mapped_copy(place / f"{key}.raw", private)
     except (OSError, RuntimeError):  # torch tells by a RuntimeError what the system refused
         return 0
     if mapping is None:
@@ -141,7 +161,8 @@ def _mapped_copy(path: Path, tensors: Mapping[str, torch.Tensor]) -> torch.Untyp
     A file that holds something else (damaged, of another release) is replaced by a new one; whoever maps the old one
     keeps it.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not make_private(path.parent):
+        return None
     with _only_one(path.with_suffix(".lock")):
         for written in (False, True):
             if written:

@@ -18,14 +18,13 @@ from typing import Any, Final, final
 
 import torch
 
+from autopeft.backbones.shared import CACHE, cache_folder
 from autopeft.errors import InputError
 from autopeft.quantities import bytes_of
 from autopeft.study.executors import memory
 from autopeft.study.filesystem import filesystem_of, is_network
 from autopeft.training.state_files import Fill, StateFiles
 
-FOLDER: Final = "AUTOPEFT_CACHE"
-"""Environment variable: folder of the files; default `autopeft/states` in the user's cache directory."""
 MEMORY: Final = "AUTOPEFT_CACHE_MEMORY"
 """Environment variable: bytes of arrays in the memory of one process; default 1/16 of what it may have."""
 DISK: Final = "AUTOPEFT_CACHE_DISK"
@@ -107,15 +106,17 @@ def cache_of(environment: Mapping[str, str] = os.environ) -> StateCache:
     Raises:
         InputError: A budget is no size.
     """
-    home = environment.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    asked = environment.get(FOLDER)
-    folder = Path(asked).expanduser() if asked else Path(home) / "autopeft" / "states"
+    folder = cache_folder("states", environment)
     own, disk = _budget(environment, MEMORY), _budget(environment, DISK)
     if own is None:
         own = _memory_of_process() // _SHARE_OF_MEMORY
     if disk is None:
         # On a network's disk the pages are no other machine's memory, and reading them anew is slow.
-        disk = 0 if not asked and is_network(filesystem_of(folder) or "") else _free(folder) // _SHARE_OF_DISK
+        disk = (
+            0
+            if not environment.get(CACHE) and is_network(filesystem_of(folder) or "")
+            else _free(folder) // _SHARE_OF_DISK
+        )
     return StateCache(StateFiles(folder, disk) if disk else None, own)
 
 
@@ -124,7 +125,7 @@ _CACHES: Final[dict[tuple[str | None, ...], StateCache]] = {}
 
 def cache_of_process() -> StateCache:
     """Returns the one cache of this process, made on first use; raises InputError as `cache_of` does."""
-    key = tuple(os.environ.get(name) for name in (FOLDER, MEMORY, DISK, "XDG_CACHE_HOME"))
+    key = tuple(os.environ.get(name) for name in (CACHE, MEMORY, DISK, "XDG_CACHE_HOME"))
     if key not in _CACHES:
         _CACHES[key] = cache_of()
     return _CACHES[key]

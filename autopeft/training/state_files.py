@@ -25,6 +25,7 @@ from typing import Any, Final, final
 import numpy as np
 import torch
 
+from autopeft.backbones.shared import make_private
 from autopeft.errors import AutoPeftError
 from autopeft.untrusted import read_json, require_form
 
@@ -60,7 +61,7 @@ class StateFiles:
 
     def has_room(self, size: int) -> bool:
         """Says whether an array of `size` bytes may be written, after others have left."""
-        if size > self.budget or not self._usable():
+        if size > self.budget or not make_private(self.folder):
             return False
         try:
             return size + _SPARE <= shutil.disk_usage(self.folder).free + sum(found.st_size for _, found in self._all())
@@ -75,7 +76,7 @@ class StateFiles:
 
         Cost: the first time in a process, one pass over the file to compare it with its checksum.
         """
-        if not self._usable():
+        if not make_private(self.folder):
             return None
         try:
             described = read_json(self._description(name))
@@ -136,15 +137,6 @@ class StateFiles:
         for path in (self._description(name), self._array(name)):
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
-
-    def _usable(self) -> bool:
-        """Makes the folder where it is missing; says whether it is this user's and nobody else can write there."""
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = os.lstat(self.folder)
-        except OSError:
-            return False
-        return stat.S_ISDIR(found.st_mode) and _own(found) and not found.st_mode & 0o022
 
     def _map(self, name: str, described: dict[str, Any]) -> torch.Tensor:
         (rows, width), dtype = described["shape"], DTYPES[described["dtype"]]

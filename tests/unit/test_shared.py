@@ -144,13 +144,23 @@ def test_tied_tensors_stay_one_tensor(tmp_path: Path) -> None:
 
 
 def test_the_cache_folder_can_be_named_or_turned_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cache_folder({CACHE: str(tmp_path)}) == tmp_path
-    assert cache_folder({"XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / "autopeft"
-    assert cache_folder({CACHE: str(tmp_path), SHARE: "off"}) is None
+    assert cache_folder("states", {CACHE: str(tmp_path)}) == tmp_path / "states"
+    assert cache_folder("states", {"XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / "autopeft" / "states"
+    monkeypatch.setenv(CACHE, str(tmp_path))
     monkeypatch.setenv(SHARE, "off")
     model = models.tiny_model("bert", torch.float32)
     assert share_weights(model, "key", least=0) == 0
     assert private_tensors(model)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_are_not_mapped_where_others_may_write(tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights").chmod(0o770)
+    model = models.tiny_model("bert", torch.float32)
+    assert share_weights(model, "key", folder=tmp_path, least=0) == 0
+    (tmp_path / "weights").chmod(0o700)
+    assert share_weights(model, "key", folder=tmp_path, least=0) > 0
 
 
 def configurations(setting: Setting) -> dict[str, Configuration]:

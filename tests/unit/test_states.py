@@ -21,6 +21,7 @@ import torch
 
 from autopeft import processor, worker
 from autopeft.backbones import inject
+from autopeft.backbones.shared import CACHE, share_weights
 from autopeft.configuration import Configuration, Placement, Training
 from autopeft.errors import InputError
 from autopeft.families import StockHead
@@ -66,7 +67,7 @@ def job(setting: Setting, configuration: Configuration = HIGH, **changes: Any) -
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of its own for each test; the process's cache of another folder is another cache."""
-    monkeypatch.setenv(state_cache.FOLDER, str(tmp_path / "states"))
+    monkeypatch.setenv(CACHE, str(tmp_path))
     monkeypatch.delenv(state_cache.MEMORY, raising=False)
     monkeypatch.delenv(state_cache.DISK, raising=False)
     return tmp_path / "states"
@@ -144,7 +145,7 @@ def test_a_trial_is_the_same_to_the_last_bit_wherever_its_states_are(
     state_cache._CACHES.clear()
     assert result(worker.evaluate(job(setting))) == result(computed)
     monkeypatch.undo()
-    monkeypatch.setenv(state_cache.FOLDER, str(folder))
+    monkeypatch.setenv(CACHE, str(folder.parent))
     monkeypatch.setenv(state_cache.DISK, "0")
     in_memory = worker.evaluate(job(setting))
     monkeypatch.setattr(states, "states_at", None)
@@ -170,7 +171,7 @@ def test_another_process_reads_what_this_one_wrote_and_trains_the_same(setting: 
         capture_output=True,
         text=True,
         # The folder of the run's own conftest goes with that process; this test's folder is asked for by name.
-        env={**os.environ, state_cache.FOLDER: str(folder), "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, CACHE: str(folder.parent), "PYTHONPATH": os.pathsep.join(sys.path)},
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
@@ -334,7 +335,14 @@ def test_whatever_the_values_depend_on_is_in_the_key(setting: Setting, monkeypat
         loaded.model.config.layer_norm_eps = eps
 
 
-CPU = "processor: {n}\nvendor_id: AuthenticAMD\ncpu family: 25\nmodel: 17\nmodel name: A\ncpu MHz: {mhz}\nflags: fpu avx512f\n"
+CPU = """processor: {n}
+vendor_id: AuthenticAMD
+cpu family: 25
+model: 17
+model name: A
+cpu MHz: {mhz}
+flags: fpu avx512f
+"""
 
 
 @pytest.mark.parametrize(
@@ -534,9 +542,33 @@ def test_two_that_write_the_same_at_once_both_get_it(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["a.json", "a.states"]
 
 
+@pytest.mark.parametrize("made", [False, True], ids=["made by us", "made by hand"])
+@pytest.mark.parametrize("mask", [0o002, 0o022, 0o000])
+def test_files_are_kept_whatever_the_umask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: int, made: bool
+) -> None:
+    place = tmp_path / "some" / "cache"
+    monkeypatch.setenv(CACHE, str(place))
+    before = os.umask(mask)
+    try:
+        if made:
+            place.mkdir(parents=True)
+        assert share_weights(torch.nn.Linear(64, 64), "key", least=1) == 4 * 64 * 65
+        cache = cache_of()
+        assert cache.get("a", {}, (10, 4), torch.float32, ones(10)) is not None
+    finally:
+        os.umask(before)
+    assert cache.idle(()) == 0
+    assert sorted(path.name for path in place.iterdir()) == ["states", "weights"]
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (place.parent, place, *place.iterdir())}
+    own = {"states": 0o700, "weights": 0o700}
+    ours = 0o777 & ~mask if made else 0o700
+    assert modes == {"some": ours, "cache": ours, **own}
+
+
 def test_budgets_come_from_the_environment(tmp_path: Path) -> None:
     cache = cache_of({"AUTOPEFT_CACHE": str(tmp_path), "AUTOPEFT_CACHE_MEMORY": "1KiB", "AUTOPEFT_CACHE_DISK": "2KiB"})
-    assert (cache._budget, cache._files) == (1024, StateFiles(tmp_path, 2048))
+    assert (cache._budget, cache._files) == (1024, StateFiles(tmp_path / "states", 2048))
     assert cache_of({"AUTOPEFT_CACHE": str(tmp_path), "AUTOPEFT_CACHE_DISK": "0"})._files is None
     default = cache_of({"XDG_CACHE_HOME": str(tmp_path)})
     assert default._budget > 1 << 20
