@@ -137,8 +137,8 @@ class Executor(ABC):
     Every submitted job gets at most one Started, then any number of Heartbeat, Progress and Checkpoint, then exactly
     one of Finished, Failed or Lost, unless it is killed, after which no event of it is reported. A Checkpoint that
     another has replaced before it was fetched may be left out. A job that was lost may be submitted again under its
-    number. An exception that a signal handler raises while `poll` waits loses no
-    event: the next `poll` returns it. Checked by `tests/contracts/test_executors.py` for every executor.
+    number. An exception that a signal handler raises while `poll` waits loses no event: the next `poll` returns it.
+    Checked by `tests/contracts/test_executors.py` for every executor.
     """
 
     runs_jobs_itself: ClassVar[bool] = False
