@@ -196,6 +196,8 @@ objectives, options, searcher, seed, synchronous, time_limit, together, trials, 
         keys = tuple(k for k in keys if not k.endswith("]") and k not in ("bool", "int", "float", "str"))
         what = f"{first['input']!r} is refused: {first['msg'][:1].lower()}{first['msg'][1:]}"
         cure = "put it in quotes" if first["type"] == "string_type" else None
+        if choices := _choices_at(keys):
+            what, cure = f"{first['input']!r} is no choice", f"use one of: {', '.join(choices)}"
     unknown = sum(e["type"] == "extra_forbidden" for e in others)
     more = f" ({unknown} more unknown keys follow)" if unknown else ""
     raise InputError(what + more, where=place + ".".join(keys), cure=cure)
@@ -329,6 +331,12 @@ def head_of(settings: Settings) -> Head:
 def baselines_of(settings: Settings, shape: BackboneShape) -> tuple[tuple[str, Configuration], ...]:
     """Returns pairs of name and configuration (`presets.baselines`); raises InputError where one does not fit."""
     return baselines(shape, settings.baselines)
+
+
+def _choices_at(path: Sequence[str]) -> list[str]:
+    """Returns the values of a key that takes true, false or named ones; none for other keys."""
+    known = {("training", "cache"): ["true", "false", "auto"]}
+    return known.get(tuple(path), [])
 
 
 def _keys_at(path: Sequence[str]) -> list[str]:

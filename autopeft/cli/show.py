@@ -31,7 +31,8 @@ def run(folder: StudyFolder, which: Which, as_json: Json = False) -> None:
         place = stack.enter_context(unpacked(folder, Limits(members=100_000))) if packed else Path(folder)
         study = stack.enter_context(Study.open(place, readonly=True))
         trial = choose(study, which)
-        command = f"autopeft train {'UNPACKED' if packed else shlex.quote(folder)} {trial.number} --same-seed"
+        same = " --same-seed" if trial.proposal.budget.full else ""
+        command = f"autopeft train {'UNPACKED' if packed else shlex.quote(folder)} {trial.number}{same}"
         files = study.folder(trial.number)
         found = str(files.relative_to(place) if packed else files)
         if as_json:
@@ -92,6 +93,7 @@ def _print(study: Study, trial: Trial, command: str, found: str) -> None:
     if trial.failure:
         lines["failure"] = f"{trial.failure.kind}: {trial.failure.message}\n{trial.failure.traceback}".rstrip()
     facts(f"trial {trial.number} ({label_of(trial)}): {trial.status}", lines)
-    say(f"\nto train it again, to the same numbers: {command}")
-    if folder.is_dir() and not trial.failure:
+    again = "to train it again, to the same numbers:" if budget.full else "to train its configuration in full:   "
+    say(f"\n{again} {command}")
+    if folder.is_dir() and not trial.failure and budget.full:
         say(f"to predict with it:                     autopeft predict {shlex.quote(found)} 'a text'")

@@ -143,6 +143,7 @@ class StudyDefinition:
             raise InputError(f"'{self.evaluate}' names no function", where="evaluate", cure="write package.module:name")
         for _, configuration in self.baselines:
             configuration.check(self.setting.backbone.shape)
+            self.setting.recipe.require(configuration)
         self.searcher.require(self.problem())
 
     @cached_property
@@ -171,7 +172,7 @@ class StudyDefinition:
         What a user most likely changed comes first: data, backbone, space, metric, head; baselines come last. What
         follows from another difference is left out.
         """
-        found = dict(_differences(self._identity(), other._identity(), ""))
+        found = dict(_differences(self._told(), other._told(), ""))
         explained = {f for f, why in FOLLOWS if any(_under(path, why) for path in found)}
         told = [path for path in found if path != "baselines" and not any(_under(path, f) for f in explained)]
         lines = [found[path] for path in sorted(told, key=lambda path: (_rank(path), path))]
@@ -234,6 +235,12 @@ class StudyDefinition:
             versions=dict(data["versions"]),
             texts={split: Lengths(**lengths) for split, lengths in data.get("texts", {}).items()},
         )
+
+    def _told(self) -> dict[str, Any]:
+        """Returns what the identity is made of, with the choices that it leaves out where they are at their default."""
+        told = self._identity()
+        told["setting"]["recipe"] = vars(self.setting.recipe).copy()
+        return told
 
     def _identity(self) -> dict[str, Any]:
         told = {k: v for k, v in self.to_dict().items() if k not in ("trials", "versions", "texts")}

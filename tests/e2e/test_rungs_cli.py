@@ -46,3 +46,8 @@ def test_show_tells_what_a_rung_is_ranked_by_apart_from_the_epochs(cli: Run, tmp
     assert "training loss no epoch was ended ranked by training loss 0.3125" in texts[1]
     assert "training loss 0.5000 0.3750 0.3125 files" in texts[2]
     assert "ranked by" not in texts[2]
+    # A rung has no adapter and no result to come to again: what is offered has to work.
+    assert "to train its configuration in full: autopeft train" in texts[0]
+    assert "--same-seed" not in texts[0]
+    assert "autopeft predict" not in texts[0]
+    assert "--same-seed" in texts[2]

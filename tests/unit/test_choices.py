@@ -275,3 +275,9 @@ def test_checkpointing_keeps_the_inputs_of_the_layers_and_the_inside_of_one() ->
     assert kept_floats(again, at(DEPTH - 1), 4, 10) == one + 4 * 10 * WIDTH
     lora = preset("lora", SHAPE, 1e-3)
     assert kept_floats(again, lora, 4, 10) < kept_floats(made, lora, 4, 10)
+
+
+def test_a_difference_names_what_was_asked_for_also_where_it_is_not_written() -> None:
+    made = definition()
+    rounded = replace(made, setting=replace(made.setting, recipe=replace(made.setting.recipe, precision="bfloat16")))
+    assert rounded.differences(made) == ["setting.recipe.precision: 'bfloat16' here, 'float32' asked for"]

@@ -229,6 +229,10 @@ def test_examples_hold_what_they_say(path: Path) -> None:
     assert len(baselines_of(settings, SHAPE)) >= 2
 
 
+def test_a_wrong_choice_of_the_cache_names_those_there_are() -> None:
+    assert "'sometimes' is no choice; use one of: true, false, auto" in refused({"training": {"cache": "sometimes"}})
+
+
 @pytest.mark.parametrize(
     ("made", "message"),
     [
