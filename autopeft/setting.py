@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from autopeft.configuration import Configuration
 from autopeft.errors import InputError, nearest
 from autopeft.families import DEMO_SHA256, fingerprint, locate, read_config, shape_of
 from autopeft.heads.spec import Head
+from autopeft.modules import FullFineTuning
 from autopeft.redaction import refuse_secrets
 from autopeft.shapes import BackboneShape
 from autopeft.tasks.base import TaskSource
@@ -165,6 +167,21 @@ class Recipe:
         """
         later = {"precision": "float32", "cache": None, "gradient_checkpointing": False, "four_bit": False}
         return {name: value for name, value in vars(self).items() if name not in later or value != later[name]}
+
+    def require(self, configuration: Configuration) -> None:
+        """Raises InputError for a configuration that cannot be trained so: weights in 4 bits are never trained.
+
+        Biases and LayerNorms (`BitFit`, `LayerNormTuning`) stay floats beside them and can be.
+
+        Args:
+            configuration: What is to be trained.
+        """
+        if self.four_bit and any(isinstance(p.module, FullFineTuning) for p in configuration.placements):
+            raise InputError(
+                "full fine-tuning trains the weights that are held in 4 bits",
+                where="training.four_bit",
+                cure="set it to false, or leave full fine-tuning out (of search.baselines, in a study)",
+            )
 
 
 def describe_recipe(recipe: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from autopeft import tasks
 from autopeft.adapters import Adapter, build_head
 from autopeft.backbones import Injection, inject, load_backbone, load_tokenizer, runs_remote_code
 from autopeft.backbones.partial import first_position, reads_first_only
-from autopeft.errors import FailureKind, TrainingError
+from autopeft.errors import FailureKind, InputError, TrainingError
 from autopeft.heads.layer import HeadLayer
 from autopeft.job import SILENT, Job, Outcome, Report, predictions_digest
 from autopeft.setting import Setting
@@ -30,7 +30,7 @@ from autopeft.training.cost import Meter, together
 from autopeft.training.course import Course
 from autopeft.training.device import begin_device_peak, device_of_worker, device_peak_bytes
 from autopeft.training.loop import StepDone, predict, train
-from autopeft.training.precision import require_supported, set_precision
+from autopeft.training.precision import require_four_bits, require_supported, set_precision
 from autopeft.training.probe import features, fit_probe
 from autopeft.training.random_states import seed_all
 from autopeft.training.schedule import Schedule
@@ -84,7 +84,8 @@ def load_setting(setting: Setting, *, trust_remote_code: bool = False) -> Loaded
         trust_remote_code: Whether code that comes with the backbone may run.
 
     Raises:
-        TrainingError: The data is no longer what the study was made with, or this machine lacks its precision.
+        TrainingError: The data is no longer what the study was made with, or this machine lacks what the
+            study needs: instructions for bfloat16, a GPU for weights in 4 bits.
     """
     key = key_of(setting, trust_remote_code)
     if key not in _LOADED:
@@ -97,16 +98,15 @@ def load_setting(setting: Setting, *, trust_remote_code: bool = False) -> Loaded
                 cure="restore the files, or start another study",
             )
         _LOADED.clear()
+        device, recipe = device_of_worker(), setting.recipe
+        require_supported(recipe.precision, device)
+        require_four_bits(recipe.four_bit, device)
         model = load_backbone(
-            setting.backbone,
-            trust_remote_code=trust_remote_code,
-            device=device_of_worker(),
-            four_bit=setting.recipe.four_bit,
+            setting.backbone, trust_remote_code=trust_remote_code, device=device, four_bit=recipe.four_bit
         )
-        if setting.recipe.gradient_checkpointing:
+        if recipe.gradient_checkpointing:
             _compute_again(model)
-        require_supported(setting.recipe.precision, model.device)
-        set_precision(model, setting.recipe.precision)
+        set_precision(model, recipe.precision)
         _LOADED[key] = Loaded(setting, task, model, load_tokenizer(setting.backbone), {}, runs_remote_code(model))
     return _LOADED[key]
 
@@ -142,13 +142,15 @@ def evaluate(job: Job, report: Report = SILENT) -> Outcome:
 
     Raises:
         JobStopped: The report asked to stop; it has the checkpoint.
-        TrainingError: The loss or the outputs became NaN or infinite, or the data changed.
+        TrainingError: The loss or the outputs became NaN or infinite, the data changed, or the
+            job is refused: its configuration trains weights held in 4 bits, or `load_setting` refuses.
         InputError: The configuration does not fit the backbone.
 
     Example:
         >>> evaluate(job).objectives["quality"]  # doctest: +SKIP
         0.874
     """
+    _require(job)
     loaded = load_setting(job.setting, trust_remote_code=job.trust_remote_code)
     torch.set_num_threads(job.setting.recipe.threads)
     preparing = Meter()
@@ -177,6 +179,13 @@ def evaluate(job: Job, report: Report = SILENT) -> Outcome:
     del course, injection, head, kept
     gc.collect()
     return outcome
+
+
+def _require(job: Job) -> None:
+    try:
+        job.setting.recipe.require(job.configuration)
+    except InputError as error:  # the same for every seed and on every machine, so it is no failure of training
+        raise TrainingError(error.what, kind="refused", where=error.where, cure=error.cure) from None
 
 
 def forget() -> None:

@@ -78,12 +78,16 @@ def load_backbone(
             where=backbone.reference,
             cure="save the whole model again",
         )
-    if device.type == "cpu":
-        share_weights(model, f"{backbone.sha256}-{str(dtype).removeprefix('torch.')}")
-        read_through(model)
-    elif not four_bit:  # what is quantised lies there already and cannot be moved
-        model.to(device)
+    _place(model, device, f"{backbone.sha256}-{str(dtype).removeprefix('torch.')}", quantised=four_bit)
     return model.eval().requires_grad_(False)
+
+
+def _place(model: PreTrainedModel, device: torch.device, key: str, *, quantised: bool) -> None:
+    if device.type == "cpu":
+        share_weights(model, key)
+        read_through(model)
+    elif not quantised:  # what is quantised lies there already and cannot be moved
+        model.to(device)
 
 
 def _in_four_bits(device: torch.device) -> dict[str, Any]:

@@ -127,6 +127,20 @@ def require_supported(precision: Precision, device: torch.device) -> None:
         )
 
 
+def require_four_bits(four_bit: bool, device: torch.device) -> None:
+    """Raises TrainingError, kind "refused", where weights are to be held in 4 bits and the device is no GPU.
+
+    A study may be made on a machine without one; it is refused where it is run.
+    """
+    if four_bit and device.type != "cuda":
+        raise TrainingError(
+            "the study holds its weights in 4 bits, which needs a CUDA device, and none is in use",
+            kind="refused",
+            where="training.four_bit",
+            cure="run it where there is one, or start another study with four_bit: false",
+        )
+
+
 def _linears(model: PreTrainedModel) -> list[nn.Linear]:
     """Returns the Linears of the layers, but for those of classes that are neither torch's nor ours."""
     backbone = backbone_in(model)

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from autopeft import worker
+from autopeft import spaces, worker
 from autopeft.backbones import load_backbone
-from autopeft.errors import InputError
+from autopeft.errors import InputError, TrainingError
+from autopeft.presets import preset
+from autopeft.search.base import make_searcher
 from autopeft.setting import Recipe, Setting, describe_backbone
+from autopeft.study.definition import StudyDefinition
 from autopeft.training.device import device_of_worker, device_peak_bytes, reading
 from tests import models
 from tests.unit import test_stacked as stacked
@@ -57,8 +60,32 @@ def test_four_bits_are_refused_where_there_is_no_cuda(backbone: Path, setting: S
     with pytest.raises(InputError, match="4-bit weights need a CUDA device"):
         load_backbone(described, four_bit=True, device="cpu")
     if not torch.cuda.is_available():
-        with pytest.raises(InputError, match=r"training\.four_bit"):
+        with pytest.raises(TrainingError, match=r"training\.four_bit.*CUDA") as refused:
             worker.evaluate(job(replace(setting, recipe=replace(setting.recipe, four_bit=True))))
+        assert refused.value.kind == "refused"
+
+
+def test_what_trains_weights_held_in_4_bits_is_refused_before_anything_is_loaded(setting: Setting) -> None:
+    small = replace(setting, recipe=replace(setting.recipe, four_bit=True))
+    full = preset("full", setting.backbone.shape, 1e-3)
+    with pytest.raises(TrainingError, match=r"training\.four_bit: full fine-tuning.*false") as refused:
+        worker.evaluate(job(small, full))
+    assert refused.value.kind == "refused"
+    setting.recipe.require(full)
+    for name in ("bitfit", "layer_norm"):
+        small.recipe.require(preset(name, setting.backbone.shape, 1e-3))
+
+
+def test_a_study_in_4_bits_takes_no_baseline_that_trains_all_weights(setting: Setting) -> None:
+    def study(four_bit: bool) -> StudyDefinition:
+        recipe = replace(setting.recipe, four_bit=four_bit)
+        full = (("full", preset("full", setting.backbone.shape, 1e-3)),)
+        space = spaces.lora_only(ranks=(0, 1), learning_rate=1e-3).on(setting.backbone.shape)
+        return StudyDefinition(replace(setting, recipe=recipe), space, make_searcher("random"), 1, baselines=full)
+
+    assert study(four_bit=False).baselines
+    with pytest.raises(InputError, match=r"training\.four_bit: full fine-tuning.*search\.baselines"):
+        study(four_bit=True)
 
 
 def test_a_worker_computes_where_its_executor_put_it() -> None:
