@@ -22,9 +22,10 @@ from autopeft.errors import InputError
 from autopeft.families import family_of
 from autopeft.heads.layer import HeadLayer
 from autopeft.heads.spec import Head
-from autopeft.setting import Backbone, describe_backbone
+from autopeft.setting import Backbone, Precision, describe_backbone
 from autopeft.tasks.base import Examples
 from autopeft.training import Texts, predict, tokenise
+from autopeft.training.precision import computing
 
 
 @dataclass(frozen=True)
@@ -137,13 +138,20 @@ class Adapter:
         pairs: Sequence[str] | None = None,
         *,
         backbone: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
+        precision: Precision = "float32",
     ) -> Predictions:
         """Predicts labels, or numbers, for texts.
+
+        In float32 by default, which every machine can, also where the study computed in bfloat16: outputs then differ
+        from those that were scored by rounding (docs/precision.md). In the precision of the study, `trained_in`, they
+        are those.
 
         Args:
             texts: The texts.
             pairs: Second texts of pairs, same length, or None.
             backbone: A loaded model and its tokenizer; None loads the adapter's own and checks its fingerprint.
+            precision: "bfloat16" computes the products of the backbone's Linears as a study in bfloat16 does, on any
+                machine; without instructions for it that is slow.
 
         Raises:
             InputError: The backbone's weights are not the ones the adapter was trained on, or second texts are missing
@@ -163,13 +171,19 @@ class Adapter:
         if second is not None and len(second) != len(texts):
             raise InputError(f"{len(texts)} texts but {len(second)} second texts", cure="give one pair per text")
         examples = Examples(tuple(texts), second, np.zeros(len(texts), dtype=np.int64))
-        with self.attached(model) as head:
+        with computing(model, precision), self.attached(model) as head:
             outputs = predict(Texts(model, tokenise(tokenizer, examples, self.max_length)), head)
         if not self.labels:
             return Predictions((), outputs)
         shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
         probabilities = shifted / shifted.sum(axis=1, keepdims=True)
         return Predictions(tuple(self.labels[i] for i in probabilities.argmax(axis=1)), probabilities)
+
+    @property
+    def trained_in(self) -> Precision:
+        """The precision in which it was trained and scored."""
+        recipe = self.provenance.get("recipe")
+        return "bfloat16" if isinstance(recipe, Mapping) and recipe.get("precision") == "bfloat16" else "float32"
 
     @contextmanager
     def attached(self, model: PreTrainedModel) -> Iterator[HeadLayer]:

@@ -56,6 +56,8 @@ def _rows(configuration: Configuration, config: Mapping[str, Any], backbone: str
         ("parameters", f"stored {stored}, trained {trained}, active {active}; head {head}"),
     ]
     rows += [(f"{found.get('metric', 'score')} on {split}", f"{value:.4f}") for split, value in scores.items()]
+    if (found.get("recipe") or {}).get("precision") == "bfloat16":
+        rows.append(("precision", "trained and scored in bfloat16; predicts in float32, which differs by rounding"))
     if data:
         sizes = ", ".join(f"{name} {size:,}" for name, size in data["sizes"].items())
         rows.append(("data", f"{data['train']}; examples: {sizes}"))

@@ -272,14 +272,29 @@ def test_an_adapter_predicts_what_was_scored_in_the_precision_of_its_study(round
         (tmp_path / name).write_bytes(content)
     adapter = adapters.load(tmp_path)
     task = tasks.load_source(rounded.source, rows=rounded.rows)
-    model, tokenizer = adapter.load_backbone()
     texts = task.splits["validation"].texts
-    with computing(model, "bfloat16"):
-        found = adapter.predict(texts, backbone=(model, tokenizer))
+    assert adapter.trained_in == "bfloat16"
+    found = adapter.predict(texts, precision=adapter.trained_in)
     indices = np.array([task.labels.index(label) for label in found.labels])
     assert predictions_digest(indices) == outcome.detail["predictions"]["validation"]
-    wide = adapter.predict(texts, backbone=(model, tokenizer)).outputs
+    wide = adapter.predict(texts).outputs
     assert 0 < np.abs(wide - found.outputs).max() < TOLERANCE
+    # Float32 is float32, whatever the backbone it is given was computing in, and that one goes on as it was.
+    model, tokenizer = adapter.load_backbone()
+    set_precision(model, "bfloat16")
+    assert np.array_equal(adapter.predict(texts, backbone=(model, tokenizer)).outputs, wide)
+    again = adapter.predict(texts, backbone=(model, tokenizer), precision="bfloat16")
+    assert np.array_equal(again.outputs, found.outputs)
+    assert any(isinstance(m, RoundedLinear) for m in model.modules())
+    assert "trained and scored in bfloat16" in (tmp_path / "README.md").read_text()
+
+
+def test_an_adapter_of_a_study_in_float32_says_nothing_of_precision(setting: Setting, tmp_path: Path) -> None:
+    outcome = worker.evaluate(job(setting, EVERYWHERE))
+    for name, content in outcome.files.items():
+        (tmp_path / name).write_bytes(content)
+    assert adapters.load(tmp_path).trained_in == "float32"
+    assert "bfloat16" not in (tmp_path / "README.md").read_text()
 
 
 def digest_of(job: Job) -> str:
