@@ -335,8 +335,7 @@ def baselines_of(settings: Settings, shape: BackboneShape) -> tuple[tuple[str, C
 
 def _choices_at(path: Sequence[str]) -> list[str]:
     """Returns the values of a key that takes true, false or named ones; none for other keys."""
-    known = {("training", "cache"): ["true", "false", "auto"]}
-    return known.get(tuple(path), [])
+    return ["true", "false", "auto"] if tuple(path) == ("training", "cache") else []
 
 
 def _keys_at(path: Sequence[str]) -> list[str]:
