@@ -102,7 +102,8 @@ class StackedExecutor(LocalExecutor):
         if self._waiting and all(report.ended for report in self._running.values()):
             self._begin(timeout)
         self._told.wait(timeout)
-        if self._error is not None:
+        if self._error is not None and self._thread is not None:
+            self._thread.join()  # it has yet to say that its jobs are lost
             error, self._error = self._error, None
             raise error
         return self._told.take()
