@@ -15,6 +15,19 @@ _TELLING = frozenset({*_X86, *_ARM})
 """What a line of that file begins with if it says which processor this is."""
 
 
+def has_gpu(path: Path = Path("/proc/driver/nvidia/version")) -> bool:
+    """Says whether trials of this machine would run on a GPU, whose instructions the processor's flags do not tell.
+
+    Args:
+        path: Where NVIDIA's driver on Linux says that it is there.
+
+    Example:
+        >>> has_gpu(Path("/there/is/no/such/file"))
+        False
+    """
+    return path.exists()
+
+
 def has_bfloat16(path: Path = _FLAGS) -> bool:
     """Says whether the processor multiplies bfloat16 by instructions of its own; without them it is slower by far.
 

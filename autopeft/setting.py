@@ -180,7 +180,7 @@ class Recipe:
             raise InputError(
                 "full fine-tuning trains the weights that are held in 4 bits",
                 where="training.four_bit",
-                cure="set it to false, or leave full fine-tuning out (of search.baselines, in a study)",
+                cure="set it to false, or leave full fine-tuning out (of the baselines, in a study)",
             )
 
 

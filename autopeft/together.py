@@ -76,10 +76,10 @@ def evaluate_together(jobs: Sequence[Job], reports: Sequence[Report]) -> list[Ou
         lambda k: seed_all(jobs[k].seed),
     )
     try:
+        forget()  # one that is in use, or does not come back clean, is nobody else's
         batch.train(stacked)
         batch.score(stacked)
     finally:
-        forget()  # a backbone that does not come back clean is not used again
         stacked.eject()
         remember(loaded, first)
     found = batch.results()

@@ -162,6 +162,7 @@ def evaluate(job: Job, report: Report = SILENT) -> Outcome:
     course = Course(job, report, meter)
     injection = inject(loaded.model, job.configuration)
     try:
+        forget()  # one that is in use, or does not come back clean, is nobody else's
         head = build_head(job.setting.head, loaded.model, loaded.task.outputs)
         with _needed_positions(job, loaded):
             curve = _fit(job, loaded, injection, head, kept, course)
@@ -173,7 +174,6 @@ def evaluate(job: Job, report: Report = SILENT) -> Outcome:
                     outputs[name] = predict(kept.source(loaded.model, name, loaded.split(name)), head)
         outcome = outcome_of(job, loaded, Trained(injection, head, curve, outputs, spent), course, kept, prepared)
     finally:
-        forget()  # a backbone that does not come back clean is not used again
         injection.eject()
         remember(loaded, job)
     del course, injection, head, kept

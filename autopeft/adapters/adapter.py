@@ -18,7 +18,7 @@ from autopeft.adapters.files import FORMAT, PEFT_TYPE, pack, read_config, read_t
 from autopeft.archives import is_archive, unpacked
 from autopeft.backbones import Injection, backbone_in, inject, load_backbone, load_tokenizer, place_beside, shape_in
 from autopeft.configuration import Configuration
-from autopeft.errors import InputError
+from autopeft.errors import InputError, nearest
 from autopeft.families import family_of
 from autopeft.heads.layer import HeadLayer
 from autopeft.heads.spec import Head
@@ -154,13 +154,16 @@ class Adapter:
                 machine; without instructions for it that is slow.
 
         Raises:
-            InputError: The backbone's weights are not the ones the adapter was trained on, or second texts are missing
-                or superfluous.
+            InputError: The backbone's weights are not the ones the adapter was trained on, second texts are missing or
+                superfluous, or there is no such precision.
 
         Example:
             >>> adapter.predict(["a fine film"]).labels  # doctest: +SKIP
             ('positive',)
         """
+        if precision not in ("float32", "bfloat16"):
+            cure = nearest(precision, ("float32", "bfloat16"))
+            raise InputError(f"unknown precision '{precision}'", where="precision", cure=cure)
         if (pairs is not None) != self.pairs:
             trained = "pairs of texts" if self.pairs else "single texts"
             raise InputError(f"the adapter was trained on {trained}", where="pairs", cure=f"give it {trained}")

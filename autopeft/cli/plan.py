@@ -163,7 +163,7 @@ def _cpu_time(found: Defined, made: Plan) -> str:
 
 def _precision(found: Defined) -> str:
     """Says in which precision the trials are trained, and what "auto" has to do with it."""
-    from autopeft.processor import has_bfloat16
+    from autopeft.processor import has_bfloat16, has_gpu
 
     asked, taken = found.settings.training.precision, found.definition.setting.recipe.precision
     if asked == "auto" and taken == "bfloat16":
@@ -171,8 +171,9 @@ def _precision(found: Defined) -> str:
             "bfloat16, which this processor has instructions for; float32 is for studies that go on on other machines"
         )
     if asked == "auto":
-        return f"{taken}: this processor has no instructions for bfloat16"
-    faster = taken == "float32" and has_bfloat16()
+        why = "this processor has no instructions for bfloat16"
+        return f"{taken}: {'trials may run on a GPU; name bfloat16 where it has it' if has_gpu() else why}"
+    faster = taken == "float32" and has_bfloat16() and not has_gpu()
     return f"{taken}, as asked" + ("; precision: auto would take bfloat16 on this machine" if faster else "")
 
 

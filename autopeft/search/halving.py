@@ -49,7 +49,7 @@ class HalvingSearch(Searcher):
 
     def __post_init__(self) -> None:
         where = "search.options"
-        if not isinstance(self.rungs, Sequence):
+        if not isinstance(self.rungs, Sequence) or isinstance(self.rungs, str):
             raise InputError(f"{self.rungs!r} is no list", where=f"{where}.rungs", cure="write [0.25, 1], for example")
         object.__setattr__(self, "rungs", tuple(_share(rung, f"{where}.rungs") for rung in self.rungs))
         if list(self.rungs) != sorted(set(self.rungs)) or self.rungs[-1:] != (1.0,):

@@ -14,7 +14,7 @@ from autopeft.bounds import sample
 from autopeft.configuration import Configuration, lowest_layer
 from autopeft.estimate import cached_bytes
 from autopeft.operations import caches, filling, seconds_of
-from autopeft.processor import has_bfloat16
+from autopeft.processor import has_bfloat16, has_gpu
 from autopeft.setting import Setting
 from autopeft.spaces.base import as_point
 from autopeft.study.definition import StudyDefinition
@@ -33,7 +33,8 @@ def decided(definition: StudyDefinition) -> StudyDefinition:
     The cache is used where it saves at least `WORTH` of the time of the trials, with the time that filling it takes,
     and holds at most `MOST` bytes; never with dropout, with which what lies below the modules differs at each step. A
     study whose texts nobody has counted keeps that open, which means no. The precision "auto" is bfloat16 where this
-    machine's processor has instructions for it.
+    machine's processor has instructions for it; where trials may run on a GPU it is float32, since only a trial could
+    tell what that can.
 
     Example:
         >>> decided(definition).setting.recipe.cache  # doctest: +SKIP
@@ -41,7 +42,7 @@ def decided(definition: StudyDefinition) -> StudyDefinition:
     """
     recipe = definition.setting.recipe
     if recipe.precision == "auto":
-        recipe = replace(recipe, precision="bfloat16" if has_bfloat16() else "float32")
+        recipe = replace(recipe, precision="bfloat16" if has_bfloat16() and not has_gpu() else "float32")
     if recipe.cache is None and definition.texts:
         saved, size = saving(definition)
         recipe = replace(recipe, cache=saved >= WORTH and size <= MOST)

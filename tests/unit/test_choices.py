@@ -281,3 +281,12 @@ def test_a_difference_names_what_was_asked_for_also_where_it_is_not_written() ->
     made = definition()
     rounded = replace(made, setting=replace(made.setting, recipe=replace(made.setting.recipe, precision="bfloat16")))
     assert rounded.differences(made) == ["setting.recipe.precision: 'bfloat16' here, 'float32' asked for"]
+
+
+def test_where_trials_may_run_on_a_gpu_auto_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = definition()
+    asked = replace(made, setting=replace(made.setting, recipe=replace(made.setting.recipe, precision="auto")))
+    monkeypatch.setattr(choices, "has_bfloat16", lambda: True)
+    for gpu, taken in ((False, "bfloat16"), (True, "float32")):
+        monkeypatch.setattr(choices, "has_gpu", lambda gpu=gpu: gpu)
+        assert choices.decided(asked).setting.recipe.precision == taken

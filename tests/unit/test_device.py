@@ -84,7 +84,7 @@ def test_a_study_in_4_bits_takes_no_baseline_that_trains_all_weights(setting: Se
         return StudyDefinition(replace(setting, recipe=recipe), space, make_searcher("random"), 1, baselines=full)
 
     assert study(four_bit=False).baselines
-    with pytest.raises(InputError, match=r"training\.four_bit: full fine-tuning.*search\.baselines"):
+    with pytest.raises(InputError, match=r"training\.four_bit: full fine-tuning.*the baselines"):
         study(four_bit=True)
 
 
