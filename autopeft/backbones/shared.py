@@ -61,8 +61,12 @@ def make_private(folder: Path) -> bool:
         found = folder.lstat()
     except OSError:
         return False
-    own = not hasattr(os, "geteuid") or found.st_uid == os.geteuid()
-    return stat.S_ISDIR(found.st_mode) and own and not found.st_mode & 0o022
+    return stat.S_ISDIR(found.st_mode) and is_own(found) and not found.st_mode & 0o022
+
+
+def is_own(found: os.stat_result) -> bool:
+    """Says whether a file or folder belongs to this user; always where a system has no users of that kind."""
+    return not hasattr(os, "geteuid") or found.st_uid == os.geteuid()
 
 
 def private_tensors(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
@@ -156,7 +157,7 @@ class _LowRanks(Together):
         self._scaling = self._scaling[list(rows)]
 
 
-class _Prefixes(Together):
+class _Prefixes(Together, ABC):
     """Prefixes padded to the longest; what is padded is hidden by the mask."""
 
     def __init__(self, layers: Sequence[ModuleLayer | None], plan: Plan) -> None:
@@ -175,8 +176,9 @@ class _Prefixes(Together):
         key, value = (flat.unflatten(-1, (self._heads, -1)).transpose(1, 2) for flat in self._flat())
         return key, value, self._real
 
+    @abstractmethod
     def _flat(self) -> tuple[torch.Tensor, torch.Tensor]:
-        raise NotImplementedError
+        """Returns keys and values, each (K, p, kv_heads * head_dim)."""
 
     def keep(self, rows: Sequence[int]) -> None:
         super().keep(rows)

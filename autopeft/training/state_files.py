@@ -25,7 +25,7 @@ from typing import Any, Final, final
 import numpy as np
 import torch
 
-from autopeft.backbones.shared import make_private
+from autopeft.backbones.shared import is_own, make_private
 from autopeft.errors import AutoPeftError
 from autopeft.untrusted import read_json, require_form
 
@@ -144,7 +144,7 @@ class StateFiles:
         with FileIO(os.open(self._array(name), flags)) as file:
             found = os.fstat(file.fileno())
             size = rows * width * dtype.itemsize
-            if not stat.S_ISREG(found.st_mode) or not _own(found) or size <= 0 or found.st_size != size:
+            if not stat.S_ISREG(found.st_mode) or not is_own(found) or size <= 0 or found.st_size != size:
                 raise ValueError("another size")
             if described["form"] != _FORM_NUMBER or described["bytes"] != size:
                 raise ValueError("another form")
@@ -222,7 +222,3 @@ def _fill(file: int, fill: Fill) -> None:
 
 def _identity(found: os.stat_result) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _own(found: os.stat_result) -> bool:
-    return not hasattr(os, "geteuid") or found.st_uid == os.geteuid()

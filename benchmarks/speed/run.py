@@ -20,6 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from autopeft.processor import has_bfloat16
 from benchmarks.speed import curves, reference, searches_today, sixteen, table
 from benchmarks.speed import search as whole
 from benchmarks.speed.pieces import Stages, perform
@@ -135,12 +136,7 @@ def with_table(document: str, text: str) -> str:
 
 def supported() -> tuple[str, ...]:
     """Returns the precisions of the reference trial that this processor has instructions for."""
-    flags: set[str] = set()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        flags = set(next((line for line in lines if line.startswith("flags")), "").split())
-    fast = bool(flags & {"avx512_bf16", "amx_bf16"})
-    return ("float32", "bfloat16") if fast else ("float32",)
+    return ("float32", "bfloat16") if has_bfloat16() else ("float32",)
 
 
 def main() -> int:
